@@ -1,0 +1,189 @@
+"""The command line: finds out what is to be done, and has it done. Called by gt.py alone."""
+
+import io
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from gtapp import __version__
+from gtapp.config import load, show
+from gtapp.config.config_file import role_of
+from gtapp.config.environ import sets_options
+from gtapp.config.help import USAGE, WELCOME, role_help
+from gtapp.config.options import OPTIONS, ServerOptions
+from gtapp.config.problems import nearest, quoted
+from gtapp.config.yaml_file import MAX_FILE_BYTES
+from gtapp.errors import ConfigError
+
+COMMANDS = (*OPTIONS, "check", "demo", "version", "help")
+HELP = ("-h", "-help", "--help")
+VERSION = ("-V", "-version", "--version")
+LEADING = {"c": "config", "config": "config", "s": "signal", "signal": "signal", "depth": "depth"}
+DEFAULT_DEPTH = 3  # levels of directories that -c DIR looks into; DIR itself is the first
+
+
+def main() -> int:
+    """Run what the command line asks for; the exit code. 2: bad usage or configuration, 1: a mistake in GT."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Chinese where it cannot be shown is no error
+    try:
+        return run(sys.argv[1:], os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}, GT {__version__}"
+        print(f"unexpected {type(error).__name__}: {error} ({place})", file=sys.stderr)
+        print(
+            "This is a mistake in GT. Please report it with the line above and the command.", file=sys.stderr
+        )
+        return 1
+
+
+def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Do what the words after `gt.py` say; the exit code. Raises ConfigError."""
+    settings, rest = _leading(words)
+    path = settings.get("config")
+    command = rest[0] if rest else ""
+    if command in OPTIONS:
+        return _run_role(command, path, rest[1:], environ)
+    if command == "check":
+        more, rest = _leading(rest[1:])
+        if rest:
+            raise ConfigError(f"check: {quoted(rest[0])} is not an option here, -c and --depth are")
+        return _check(settings | more, environ)
+    if command == "demo":
+        from gtapp.process import demo
+
+        return demo.run()
+    if command in ("version", *VERSION):
+        print(f"gt {__version__}")
+        return 0
+    if command in ("help", *HELP):
+        print(USAGE[_chinese(environ)], end="")
+        return 0
+    if path is not None and (not command or command.startswith("-")):
+        return _run_role(_role_of(path), path, rest, environ)
+    if not command:
+        print(USAGE[_chinese(environ)], end="", file=sys.stderr)
+        return 2
+    raise ConfigError(
+        f"{quoted(command)} is not a command{nearest(command, COMMANDS)} ({', '.join(COMMANDS)})"
+    )
+
+
+def _leading(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The settings before the command (config, depth) by name, and the words from the command on."""
+    settings: dict[str, str] = {}
+    rest = list(words)
+    while rest and rest[0].startswith("-"):
+        flag, equals, value = rest[0].partition("=")
+        name = LEADING.get(flag.lstrip("-"))
+        if name is None:
+            break
+        if name == "signal":
+            raise ConfigError(
+                f"{flag} is not available yet: stop GT with Ctrl-C or SIGTERM, and start it again"
+            )
+        del rest[0]
+        if not equals:
+            if not rest:
+                raise ConfigError(f"{flag}: needs a value")
+            value = rest.pop(0)
+        settings[name] = value
+    return settings, rest
+
+
+def _run_role(role: str, path: str | None, words: list[str], environ: Mapping[str, str]) -> int:
+    if any(word in HELP for word in words):
+        width = min(shutil.get_terminal_size().columns, 110)
+        print(role_help(role, _chinese(environ), width), end="")
+        return 0
+    if path is not None:
+        words = ["-c", path, *words]
+    if role == "connect":
+        raise ConfigError("connect is not available yet")
+    if not words and not sets_options(environ):
+        print(WELCOME[_chinese(environ)], end="")
+        return 0
+    if role == "server":
+        server = load.load_server(words, environ)
+        from gtapp.process import worker
+
+        return worker.run_server(server)
+    client = load.load_client(words, environ)
+    from gtapp.process import worker
+
+    return worker.run_client(client)
+
+
+def _role_of(path: str) -> str:
+    if os.path.isdir(path):
+        raise ConfigError(f"{path}: starting all files of a directory is not available yet")
+    role = role_of(Path(path))
+    if role == "users":
+        raise ConfigError(f'{path}: is a users file: name it as "users" in the options of a server')
+    return role
+
+
+def _check(settings: Mapping[str, str], environ: Mapping[str, str]) -> int:
+    """Print the effective configuration of a file, or of those in a directory, and what is wrong with them."""
+    if "config" not in settings:
+        raise ConfigError("check: needs -c FILE or -c DIR")
+    path = Path(settings["config"])
+    paths = [path]
+    if path.is_dir():
+        paths = sorted(_yaml_files(path, _depth(settings)))
+        if not paths:
+            raise ConfigError(f"{path}: there is no .yaml or .yml file in it")
+    code = 0
+    for each in paths:
+        try:
+            print(f"--- # {each}\n{_effective(each, environ)}", end="")
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            code = 2
+    return code
+
+
+def _effective(path: Path, environ: Mapping[str, str]) -> str:
+    role = role_of(path)
+    if role == "server":
+        return show.server_yaml(load.load_server(["-c", str(path)], environ))
+    if role == "client":
+        return show.client_yaml(load.load_client(["-c", str(path)], environ))
+    if role == "users":
+        return show.users_yaml(load.load_users(path, ServerOptions()))
+    raise ConfigError(f"{path}: {role} is not available yet")
+
+
+def _depth(settings: Mapping[str, str]) -> int:
+    text = settings.get("depth", str(DEFAULT_DEPTH))
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ConfigError(f"--depth: found {quoted(text)}, allowed: a whole number from 1")
+    return int(text)
+
+
+def _yaml_files(top: Path, depth: int) -> Iterator[Path]:
+    """The YAML files in `top`, at most `depth` levels down; too large ones are skipped and said so."""
+    for directory, subdirectories, names in os.walk(top):
+        level = len(Path(directory).relative_to(top).parts) + 1
+        if level == depth:
+            subdirectories.clear()
+        for path in (Path(directory, name) for name in names if name.endswith((".yaml", ".yml"))):
+            if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
+                print(f"{path}: skipped, it is larger than {MAX_FILE_BYTES:,} bytes", file=sys.stderr)
+            else:
+                yield path
+
+
+def _chinese(environ: Mapping[str, str]) -> bool:
+    """Whether the locale asks for Chinese: the first of these variables that is set decides (POSIX 8.2)."""
+    names = ("LC_ALL", "LC_MESSAGES", "LANG")
+    return next((environ[name] for name in names if environ.get(name)), "").lower().startswith("zh")

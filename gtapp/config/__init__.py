@@ -1,0 +1,1 @@
+"""The configuration: one table of options (`options`) and what reads files, flags and variables (`load`)."""
