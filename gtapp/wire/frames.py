@@ -67,6 +67,8 @@ class Frames:
     def __init__(self) -> None:
         self._held = bytearray()  # a frame, or only part of its header, that the last input cut off; no DATA
         self._held_stop = 0  # size of that frame, 0 while its header is not complete
+        self.max_control_bytes = MAX_CONTROL_BYTES
+        """A server lowers it while it does not know who sends: parsed JSON takes many times the room."""
         self._data_stream = 0
         self._data_left = 0  # bytes to come of the DATA frame that the last input cut off
 
@@ -99,7 +101,7 @@ class Frames:
 
     def _other(self, view: memoryview, position: int, stream: int, word: int, events: list[Event]) -> int:
         """Take the frame at `position`, one cut off or of another type; return where the next begins."""
-        kind, length = _check(stream, word)
+        kind, length = self._check(stream, word)
         begin, end = position + 8, len(view)
         if kind == DATA:
             self._data_stream = stream
@@ -123,7 +125,7 @@ class Frames:
             if len(held) < 8:
                 return position
             stream, word = _HEADER.unpack_from(held)
-            kind, length = _check(stream, word)
+            kind, length = self._check(stream, word)
             if kind == DATA:
                 held.clear()
                 self._data_stream = stream
@@ -151,6 +153,18 @@ class Frames:
             self._data_left -= len(piece)
             events.append((DATA, self._data_stream, piece))
         return position + len(piece)
+
+    def _check(self, stream: int, word: int) -> tuple[int, int]:
+        """Split the second word of a header into type and length. Raises WireError where they break a rule."""
+        kind, length = word >> 24, word & 0xFFFFFF
+        if kind not in _SIZES:
+            raise WireError(f"frame of unknown type {kind}")
+        least, most = _SIZES[kind]
+        if not least <= length <= most or (kind == CONTROL and length > self.max_control_bytes):
+            raise WireError(f"{_NAMES[kind]} frame of {length} bytes")
+        if (stream == 0) != (kind >= PING):
+            raise WireError(f"{_NAMES[kind]} frame on stream {stream}")
+        return kind, length
 
     def write_data_header(self, buffer: bytearray | memoryview, stream: int, length: int) -> None:
         """Write the header of a DATA frame of `length` <= MAX_DATA_BYTES bytes to the start of `buffer`."""
@@ -189,19 +203,6 @@ def _frame(stream: int, kind: int, payload: bytes = b"") -> bytes:
     if not least <= len(payload) <= most:
         raise ValueError(f"{_NAMES[kind]} cannot carry {len(payload)} bytes")
     return _HEADER.pack(stream, kind << 24 | len(payload)) + payload
-
-
-def _check(stream: int, word: int) -> tuple[int, int]:
-    """Split the second word of a header into type and length. Raises WireError where they break a rule."""
-    kind, length = word >> 24, word & 0xFFFFFF
-    if kind not in _SIZES:
-        raise WireError(f"frame of unknown type {kind}")
-    least, most = _SIZES[kind]
-    if not least <= length <= most:
-        raise WireError(f"{_NAMES[kind]} frame of {length} bytes")
-    if (stream == 0) != (kind >= PING):
-        raise WireError(f"{_NAMES[kind]} frame on stream {stream}")
-    return kind, length
 
 
 def _value(kind: int, payload: bytes) -> Any:

@@ -1,0 +1,280 @@
+"""Logs: lines that people read or JSON, without secrets and impossible to forge. Each role calls `setup` once.
+
+Everything in GT logs through `logging.getLogger("gt.<part>")` with %-style arguments. Whoever comes to know a secret
+calls `hide`, so that a later mistake, or an exception's text, doesn't show it.
+"""
+
+import contextlib
+import json
+import logging
+import logging.handlers
+import sys
+import traceback
+from collections import OrderedDict
+from datetime import datetime
+from io import TextIOWrapper
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+TRACE = 5
+PANIC = 60
+LEVELS = {
+    "trace": TRACE,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "fatal": logging.CRITICAL,
+    "panic": PANIC,
+}
+LEVEL_NAMES = (*LEVELS, "disable")
+FORMATS = ("text", "json")
+
+MAX_TEXT = (
+    16 * 1024
+)  # characters of one message or traceback: nobody reads more, and it may come from outside
+MAX_SECRETS = 100_000  # spellings of secrets, six for each at most; beyond that the oldest is forgotten
+# Shorter ones stay as they are: "1" in "tunnel *** to …" would tell everybody what the stars stand for.
+MIN_SECRET = 4
+# Up to here only whole words are replaced, so that the secret "test" leaves "latest" readable.
+MAX_WORD_SECRET = 7
+
+# What could begin a line, clear a terminal or turn the text around when it is shown: control characters of ASCII and
+# Latin-1, Unicode's line ends and marks for the direction of writing, and halves of surrogate pairs.
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_ESCAPES |= {
+    code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+}
+_ESCAPES |= {code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)}
+_ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+
+
+class _Secrets:
+    """Strings to hide. They are found by their first four characters, so that a thousand cost no more than one."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._by_start: dict[str, list[str]] = {}
+
+    def add(self, secret: str) -> None:
+        for form in _spellings(secret):
+            if len(form) < MIN_SECRET or form in self._known:
+                continue
+            self._known[form] = None
+            same_start = self._by_start.setdefault(form[:MIN_SECRET], [])
+            same_start.append(form)
+            same_start.sort(key=len, reverse=True)  # of "pass" and "passport" the longer one is tried first
+            if len(self._known) > MAX_SECRETS:
+                self._forget(self._known.popitem(last=False)[0])
+
+    def _forget(self, secret: str) -> None:
+        same_start = self._by_start[secret[:MIN_SECRET]]
+        same_start.remove(secret)
+        if not same_start:
+            del self._by_start[secret[:MIN_SECRET]]
+
+    def redact(self, text: str) -> str:
+        by_start = self._by_start
+        if not by_start:
+            return text
+        parts: list[str] = []
+        copied = position = 0
+        while position <= len(text) - MIN_SECRET:
+            for secret in by_start.get(text[position : position + MIN_SECRET], ()):
+                end = position + len(secret)
+                if text.startswith(secret, position) and _may_replace(text, position, end):
+                    parts += (text[copied:position], "***")
+                    copied = position = end
+                    break
+            else:
+                position += 1
+        return "".join((*parts, text[copied:])) if parts else text
+
+
+def _spellings(secret: str) -> set[str]:
+    """The secret as it stands in a text, in the repr of a string or of bytes, in JSON and in a URL."""
+    encoded = secret.encode("utf-8", "surrogatepass")
+    in_json = json.dumps(secret)[1:-1]
+    return {secret, repr(secret)[1:-1], repr(encoded)[2:-1], in_json, quote(encoded), quote(encoded, safe="")}
+
+
+def _may_replace(text: str, start: int, end: int) -> bool:
+    if end - start > MAX_WORD_SECRET:
+        return True
+    return not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
+
+
+_secrets = _Secrets()
+
+
+def hide(secret: str) -> None:
+    """From now on `secret` is logged as ***, wherever it appears. Shorter than MIN_SECRET: see there."""
+    _secrets.add(secret)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception as error:  # a wrong log call, or a repr that fails, must not stop what it tells about
+        text = f"{record.msg} (this line's arguments cannot be shown: {type(error).__name__})"
+    text = _secrets.redact(text)
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " … (cut)"
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    if not record.exc_info or record.exc_info[1] is None:
+        return ""
+    try:
+        text = "".join(traceback.format_exception(record.exc_info[1]))
+    except Exception as error:
+        text = f"(the traceback cannot be shown: {type(error).__name__})"
+    text = _secrets.redact(text)
+    if len(text) > MAX_TEXT:  # both its ends matter: where it began, and what it was
+        text = f"{text[: MAX_TEXT // 2]}\n… (cut)\n{text[-MAX_TEXT // 2 :]}"
+    return text
+
+
+def _level_name(level: int) -> str:
+    """The name of the highest of LEVELS that `level` reaches."""
+    return next((name for name, value in reversed(LEVELS.items()) if level >= value), "trace")
+
+
+class _TextFormatter(logging.Formatter):
+    """`2026-11-22 14:47:03.123+01:00 INFO  server: listening on …`; lines of a traceback begin with `  | `."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")
+        message = _message(record).translate(_ESCAPES)
+        lines = [f"{time} {_level_name(record.levelno).upper():5} {self._role}: {message}"]
+        lines += ("  | " + line.translate(_ESCAPES) for line in _traceback(record).split("\n") if line)
+        return "\n".join(lines)
+
+
+class _JSONFormatter(logging.Formatter):
+    """One object a line: time (RFC 3339), level, role, logger, message, and for exceptions error and traceback."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created).astimezone().isoformat("T", "milliseconds"),
+            "level": _level_name(record.levelno),
+            "role": self._role,
+            "logger": record.name,
+            "message": _message(record),
+        }
+        if trace := _traceback(record):
+            line["error"] = trace.rstrip("\n").rpartition("\n")[2]
+            line["traceback"] = trace
+        return json.dumps(line)  # in ASCII, which escapes what the text format escapes
+
+
+class _Stderr(logging.Handler):
+    """The standard error as it is when a line is written; one that is closed or gone loses the line, nothing else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+
+
+class _File(logging.handlers.RotatingFileHandler):
+    """The log file. While it cannot be written, lines go to stderr; each further line tries the file again."""
+
+    def __init__(self, file: Path, max_size: int, max_count: int, fallback: _Stderr) -> None:
+        super().__init__(
+            file,
+            maxBytes=max_size,
+            backupCount=max_count - 1,
+            encoding="utf-8",
+            errors="backslashreplace",
+            delay=True,
+        )
+        self._fallback = fallback
+        self._error: BaseException | None = None  # of the line that is being written
+        self._failing = False
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        super().setFormatter(fmt)
+        self._fallback.setFormatter(fmt)
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
+    def doRollover(self) -> None:
+        if self.backupCount > 0:
+            super().doRollover()
+        elif self.stream is not None:  # one file only: it begins anew, where the base class would write on
+            self.stream.truncate(0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = self._write(record)
+        if error and not self._failing:
+            why = getattr(error, "strerror", None) or error
+            self._notice(logging.ERROR, f"cannot write the log file {self.baseFilename}: {why}; see stderr")
+        elif self._failing and not error:
+            self._notice(logging.INFO, f"the log file {self.baseFilename} can be written again")
+        self._failing = error is not None
+        if error:
+            self._fallback.emit(record)
+
+    def _write(self, record: logging.LogRecord) -> BaseException | None:
+        self._error = None
+        super().emit(record)
+        return self._error
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by the base class in its `except`. The next line opens the file anew."""
+        self._error = sys.exc_info()[1]
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # it still holds what it could not write
+                stream.close()
+
+    def _notice(self, level: int, text: str) -> None:
+        self._fallback.emit(logging.LogRecord("gt.logs", level, __file__, 0, text, None, None))
+
+
+_handler: logging.Handler | None = None
+
+
+def setup(level: str, format: str, file: Path | None, max_size: int, max_count: int, role: str) -> None:
+    """Send this process' logs to `file`, or to stderr. Called again, it replaces what it set up before.
+
+    `level` is one of LEVEL_NAMES and `format` one of FORMATS; other libraries' logs appear from "warn" on. A file that
+    reaches `max_size` bytes (0: never) is renamed to `file`.1 and so on; `max_count` files are kept, this one included.
+    A file that cannot be written is an ERROR line on stderr, and then the lines it should have got; never an exception.
+    """
+    global _handler
+    root = logging.getLogger()
+    if _handler is not None:
+        root.removeHandler(_handler)
+        _handler.close()
+    _handler = _File(file, max_size, max_count, _Stderr()) if file is not None else _Stderr()
+    _handler.setFormatter(_JSONFormatter(role) if format == "json" else _TextFormatter(role))
+    root.addHandler(_handler)
+    threshold = LEVELS.get(level, PANIC + 1)
+    root.setLevel(max(threshold, logging.WARNING))
+    logging.getLogger("gt").setLevel(threshold)
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+
+
+def unhandled(
+    where: object, kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
+    """Logs what nobody caught in a greenlet or a callback. It can stand in for gevent's `Hub.print_exception`."""
+    problem = (kind, error, trace) if error is not None else None
+    logging.getLogger("gt").critical("unexpected %s in %s", kind.__name__, where, exc_info=problem)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    unhandled("the main program", kind, error, trace)

@@ -1,0 +1,81 @@
+"""Counters and gauges of this process. Counted all over the data path; read by GT_DEBUG_STATS, console and Prometheus.
+
+The fields of `Counters` and `Gauges` are the table: name, help and unit stand nowhere else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Literal, NamedTuple
+
+
+def _metric(help: str, unit: str) -> int:
+    return field(default=0, metadata={"help": help, "unit": unit})
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the process started. Incremented where it happens: `counters.streams_opened += 1`."""
+
+    visitors_accepted: int = _metric("Visitors whose first request head was read.", "connections")
+    visitors_not_http: int = _metric("Visitors whose first bytes were not HTTP: closed.", "connections")
+    visitors_head_timeout: int = _metric("Visitors that sent no head in time: closed.", "connections")
+    visitors_refused_400: int = _metric("Visitors answered 400: a malformed head.", "connections")
+    visitors_refused_404: int = _metric("Visitors answered 404: nobody publishes that host.", "connections")
+    visitors_refused_431: int = _metric("Visitors answered 431: a head beyond the limit.", "connections")
+    visitors_refused_502: int = _metric("Visitors answered 502: the local service refused.", "connections")
+    visitors_refused_503: int = _metric("Visitors answered 503: that host's client is away.", "connections")
+    visitors_refused_504: int = _metric("Visitors answered 504: the local service was silent.", "connections")
+    visitors_refused_505: int = _metric("Visitors answered 505: not HTTP/1.", "connections")
+    accept_paused: int = _metric("Times that accepting paused for want of descriptors.", "times")
+    tunnels_opened: int = _metric("Tunnels that came up.", "tunnels")
+    tunnels_lost: int = _metric("Tunnels that ended without having been asked to.", "tunnels")
+    handshakes_failed: int = _metric("Tunnels refused: credentials, limits, errors.", "tunnels")
+    streams_opened: int = _metric("Relayed connections opened inside tunnels.", "streams")
+    streams_reset: int = _metric("Relayed connections that were cut, or idle too long.", "streams")
+    dials_failed: int = _metric("Local services that refused or did not answer.", "connections")
+    bytes_in: int = _metric("Bytes relayed from visitors to services.", "bytes")
+    bytes_out: int = _metric("Bytes relayed from services to visitors.", "bytes")
+
+
+@dataclass(slots=True)
+class Gauges:
+    """What is so at present. Never stored: `watch` names a function that tells."""
+
+    clients: int = _metric("Clients with at least one tunnel.", "clients")
+    tunnels: int = _metric("Tunnels that are up.", "tunnels")
+    streams: int = _metric("Relayed connections that are open.", "streams")
+    visitors_waiting: int = _metric("Visitors accepted, not relayed yet.", "connections")
+    queued_bytes: int = _metric("Bytes waiting to be sent on tunnels.", "bytes")
+
+
+class Metric(NamedTuple):
+    """A line of the table. A counter only grows."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    unit: str
+
+
+METRICS = (
+    *(Metric(f.name, "counter", f.metadata["help"], f.metadata["unit"]) for f in fields(Counters)),
+    *(Metric(f.name, "gauge", f.metadata["help"], f.metadata["unit"]) for f in fields(Gauges)),
+)
+
+counters = Counters()  # of this process
+
+_gauges: dict[str, Callable[[], int]] = {}
+
+
+def watch(name: str, read: Callable[[], int]) -> None:
+    """From now on the gauge `name`, a field of Gauges, is what `read` returns. Raises KeyError for an unknown name."""
+    if name not in Gauges.__slots__:
+        raise KeyError(name)
+    _gauges[name] = read
+
+
+def snapshot() -> dict[str, int]:
+    """All counters, and the gauges that are watched in this process, by name."""
+    now = {metric.name: getattr(counters, metric.name) for metric in METRICS if metric.kind == "counter"}
+    now.update((name, read()) for name, read in _gauges.items())
+    return now

@@ -1,0 +1,1 @@
+"""Harness of the e2e and chaos tests: processes, nginx, proxies, services, hand-written peers."""

@@ -1,0 +1,304 @@
+"""The client's dial to a local service, and the stream that waits for it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gtapp.client import services as services_module
+from gtapp.client.services import DIAL_S, NAMES_S, Services
+from gtapp.config.load import Service
+from gtapp.config.values import URL
+from gtapp.observe import metrics
+from gtapp.relay.clock import Clock
+from gtapp.relay.pump import Pump
+from gtapp.relay.sockets import plain_socket
+from gtapp.relay.stream import INITIAL_WINDOW
+from gtapp.wire import frames
+from tests.support.ports import Port
+from tests.support.relay import (
+    DATA,
+    EOF,
+    RESET,
+    Made,
+    ours,
+    random_bytes,
+    read_all,
+    read_exactly,
+    reset,
+    turn,
+    until,
+)
+
+MakeTunnel = Callable[..., Made]
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    with Port() as made:
+        yield made
+
+
+@pytest.fixture
+def listener(port: Port) -> Iterator[Any]:
+    sock = ours(port.listen())
+    yield sock
+    sock.close()
+
+
+@pytest.fixture(autouse=True)
+def counters(monkeypatch: pytest.MonkeyPatch) -> metrics.Counters:
+    fresh = metrics.Counters()
+    monkeypatch.setattr(services_module, "counters", fresh)
+    return fresh
+
+
+class Scene:
+    """A client's tunnel whose streams go to `urls`; `far` is the server's end."""
+
+    def __init__(self, make_tunnel: MakeTunnel, *urls: URL, version: int = 3) -> None:
+        self.clock = Clock([60])
+        self.services = Services([Service(local=url) for url in urls], self.clock)
+        self.made = make_tunnel(version=version, is_server=False)
+        self.made.tunnel.on_open = self.services.open
+        self.made.up()
+        self.far, self.tunnel = self.made.far, self.made.tunnel
+
+    def open(self, service: int = 0, data: bytes = b"", stream: int = 2) -> None:
+        self.far.send(self.far.frames.open(stream, service, "192.0.2.1:5", data))
+
+
+def local(port: Port, host: str = "127.0.0.1") -> URL:
+    return URL("http", host, port.number)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("version", [3, 1])
+def test_a_stream_goes_to_its_service(
+    make_tunnel: MakeTunnel, port: Port, listener: Any, host: str, version: int
+) -> None:
+    scene = Scene(make_tunnel, URL("http", "192.0.2.1", 1), local(port, host), version=version)
+    scene.open(1, b"question")
+    service, _ = listener.accept()
+    assert read_exactly(service, 8) == b"question"
+    service.sendall(b"answer")
+    assert scene.far.next() == (DATA, 2, b"answer")
+    service.close()
+    scene.far.send(scene.far.frames.eof(2))
+    until(lambda: not scene.tunnel.streams)
+
+
+def test_a_service_that_is_not_there(
+    make_tunnel: MakeTunnel, port: Port, counters: metrics.Counters, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene(make_tunnel, local(port))
+    scene.open()
+    assert scene.far.next() == (RESET, 2, frames.REFUSED)
+    assert counters.dials_failed == 1
+    assert f"service http://127.0.0.1:{port.number}: Connection refused" in caplog.text
+    assert not scene.tunnel.streams
+
+
+@pytest.mark.parametrize("host", ["no-such-name.invalid", "x" * 64 + ".example"])
+def test_a_name_that_has_no_address(
+    make_tunnel: MakeTunnel, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def look_up(name: str, *args: Any, **kwargs: Any) -> Any:  # the network is not asked
+        if name.endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    scene = Scene(make_tunnel, URL("http", host, 80))
+    scene.open()
+    assert scene.far.next() == (RESET, 2, frames.REFUSED)
+
+
+def test_a_service_index_that_does_not_exist(make_tunnel: MakeTunnel, port: Port) -> None:
+    scene = Scene(make_tunnel, local(port))
+    scene.open(7, b"data")
+    assert scene.far.next() == (RESET, 2, frames.PROTOCOL)
+    assert not scene.tunnel.closed
+
+
+def test_the_next_address_is_tried(
+    make_tunnel: MakeTunnel, port: Port, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(*args: Any, **kwargs: Any) -> Any:
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port.number, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.2", port.number)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port.number)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    scene = Scene(make_tunnel, local(port, "localhost"))
+    scene.open(0, b"question")
+    service, _ = listener.accept()
+    assert read_exactly(service, 8) == b"question"
+    service.close()
+
+
+def test_a_name_is_looked_up_again_after_a_while(
+    make_tunnel: MakeTunnel, port: Port, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def look_up(name: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(name)
+        return real("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(services_module, "monotonic", lambda: now[0])
+    scene = Scene(make_tunnel, local(port, "localhost"))
+    for number, pause in enumerate((0.0, NAMES_S - 0.1, 0.2)):
+        now[0] += pause
+        scene.open(0, b"x", 2 + 2 * number)
+        listener.accept()[0].close()
+    assert len(asked) == 2
+
+
+class Stuck:
+    """A dial that takes its time: the listener's backlog is full, so that the SYN is not answered."""
+
+    def __init__(self) -> None:
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(0)
+        self.url = URL("http", *self.listener.getsockname())
+        self.fillers = []
+        for _ in range(3):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(self.listener.getsockname())
+            self.fillers.append(sock)
+        turn(10)
+
+    def close(self) -> None:
+        for sock in (*self.fillers, self.listener):
+            sock.close()
+
+
+@pytest.fixture
+def stuck() -> Iterator[Stuck]:
+    made = Stuck()
+    yield made
+    made.close()
+
+
+def test_a_service_that_does_not_answer_the_dial(
+    make_tunnel: MakeTunnel, stuck: Stuck, counters: metrics.Counters
+) -> None:
+    scene = Scene(make_tunnel, stuck.url)
+    scene.open(0, b"question")
+    until(lambda: scene.tunnel.streams)
+    for _ in range(scene.clock.ticks(DIAL_S)):
+        scene.tunnel.tick(0.0)
+    assert scene.tunnel.streams
+    scene.tunnel.tick(0.0)
+    assert scene.far.next() == (RESET, 2, frames.TIMED_OUT)
+    assert counters.dials_failed == 1
+    assert not scene.tunnel.streams
+
+
+@pytest.mark.parametrize("how", ["reset", "tunnel", "tunnel after eof"])
+def test_a_visitor_that_leaves_during_the_dial(make_tunnel: MakeTunnel, stuck: Stuck, how: str) -> None:
+    scene = Scene(make_tunnel, stuck.url)
+    scene.open(0, b"question")
+    until(lambda: scene.tunnel.streams)
+    if how == "reset":
+        scene.far.send(scene.far.frames.reset(2, 0))
+    elif how == "tunnel":
+        scene.far.close()
+    else:
+        scene.far.send(scene.far.frames.eof(2))
+        scene.far.close()
+    until(lambda: not scene.tunnel.streams)
+
+
+def late(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """The dial succeeds only when what this returns is called."""
+    real = plain_socket
+    open_now: list[bool] = []
+
+    class Late(socket.socket):
+        def connect_ex(self, name: Any) -> int:
+            return super().connect_ex(name) if open_now else errno.EINPROGRESS
+
+    def plain(family: int, fd: int | None = None) -> socket.socket:
+        made = Late(family, socket.SOCK_STREAM)
+        made.setblocking(False)
+        return made
+
+    monkeypatch.setattr(services_module, "plain_socket", plain)
+
+    def release() -> None:
+        open_now.append(True)
+        monkeypatch.setattr(services_module, "plain_socket", real)
+
+    return release
+
+
+def test_what_comes_during_the_dial_is_kept_in_order(
+    make_tunnel: MakeTunnel, port: Port, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(make_tunnel, local(port))
+    release = late(scene, monkeypatch)
+    data = random_bytes(INITIAL_WINDOW)
+    scene.open(0, data[:1000])
+    for at in range(1000, len(data), 50_000):
+        scene.far.send(scene.far.data(2, data[at : at + 50_000]))
+    scene.far.send(scene.far.frames.eof(2))
+    until(lambda: scene.tunnel.streams and scene.tunnel.streams[2].eof_received)
+    assert scene.tunnel.streams[2].undelivered == len(data)
+    release()
+    service, _ = listener.accept()
+    assert read_all(service) == data
+    assert isinstance(scene.tunnel.streams[2].sink, Pump)
+    service.sendall(b"answer")
+    service.close()
+    assert scene.far.next_of(DATA) == (DATA, 2, b"answer")
+    assert scene.far.next()[0] == EOF
+    until(lambda: not scene.tunnel.streams)
+
+
+def test_protocol_1_visitor_gone_during_the_dial(
+    make_tunnel: MakeTunnel, port: Port, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(make_tunnel, local(port), version=1)
+    release = late(scene, monkeypatch)
+    scene.open(0, b"question")
+    scene.far.send(scene.far.frames.eof(2))
+    until(lambda: scene.tunnel.streams and scene.tunnel.streams[2].eof_received)
+    release()
+    service, _ = listener.accept()
+    assert read_all(service) == b"question"
+    until(lambda: not scene.tunnel.streams)
+    service.close()
+
+
+def test_out_of_descriptors(make_tunnel: MakeTunnel, port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(family: int, fd: int | None = None) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    scene = Scene(make_tunnel, local(port))
+    monkeypatch.setattr(services_module, "plain_socket", none_left)
+    scene.open()
+    assert scene.far.next() == (RESET, 2, frames.LIMIT)
+
+
+def test_a_service_that_resets(make_tunnel: MakeTunnel, port: Port, listener: Any) -> None:
+    scene = Scene(make_tunnel, local(port))
+    scene.open(0, b"question")
+    service, _ = listener.accept()
+    reset(service)
+    assert scene.far.next()[:2] == (RESET, 2)
+    until(lambda: not scene.tunnel.streams)

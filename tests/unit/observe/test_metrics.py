@@ -1,0 +1,44 @@
+"""Counters and gauges: one table, and a snapshot of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from gtapp.observe import metrics
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "counters", metrics.Counters())
+    monkeypatch.setattr(metrics, "_gauges", {})
+
+
+def test_the_table_tells_name_help_and_unit_of_each() -> None:
+    assert len({metric.name for metric in metrics.METRICS}) == len(metrics.METRICS)
+    for metric in metrics.METRICS:
+        assert metric.help.endswith(".")
+        assert metric.unit
+
+
+def test_a_snapshot_has_every_counter() -> None:
+    metrics.counters.bytes_in += 3
+    metrics.counters.visitors_refused_404 += 1
+    now = metrics.snapshot()
+    assert list(now) == [metric.name for metric in metrics.METRICS if metric.kind == "counter"]
+    assert now["bytes_in"] == 3
+    assert now["visitors_refused_404"] == 1
+    assert now["bytes_out"] == 0
+
+
+def test_a_gauge_is_read_when_asked() -> None:
+    tunnels = ["one"]
+    metrics.watch("tunnels", lambda: len(tunnels))
+    tunnels.append("two")
+    assert metrics.snapshot()["tunnels"] == 2
+
+
+def test_an_unknown_name_is_a_mistake() -> None:
+    with pytest.raises(KeyError):
+        metrics.watch("tunels", int)
+    with pytest.raises(AttributeError):
+        metrics.counters.tunels_opened = 1  # type: ignore[attr-defined]

@@ -1,0 +1,129 @@
+"""Plain sockets: no gevent in the way, and a gather write that keeps its place."""
+
+from __future__ import annotations
+
+import socket
+
+import gevent.socket
+import pytest
+
+from gtapp.relay import sockets
+from gtapp.relay.sockets import (
+    IOV_MAX,
+    JOIN_BYTES,
+    plain_socket,
+    reset_on_close,
+    send_some,
+    show_address,
+    take_over,
+)
+from tests.support.relay import random_bytes, read_all, read_exactly, tcp_pair, turn
+
+
+def test_a_plain_socket_is_the_systems_and_does_not_block() -> None:
+    with plain_socket(socket.AF_INET) as sock:
+        assert type(sock) is socket.socket
+        assert sock.gettimeout() == 0
+
+
+def test_take_over_leaves_nothing_with_gevent() -> None:
+    near, far = tcp_pair()
+    near.close()
+    fd = far.fileno()
+    taken = take_over(far)
+    assert taken.fileno() == fd
+    assert taken.gettimeout() == 0
+    assert far.fileno() == -1
+    taken.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (("203.0.113.9", 51234), "203.0.113.9:51234"),
+        (("2001:db8::1", 51234, 0, 0), "[2001:db8::1]:51234"),
+        (("::ffff:203.0.113.9", 51234, 0, 0), "203.0.113.9:51234"),
+        (("fe80::1%eth0", 51234, 0, 2), "[fe80::1]:51234"),
+        (("::1", 1, 0, 0), "[::1]:1"),
+        (("::ffff:0", 1, 0, 0), "[::ffff:0]:1"),
+    ],
+)
+def test_show_address(name: tuple[object, ...], shown: str) -> None:
+    assert show_address(name) == shown
+
+
+def test_reset_on_close() -> None:
+    near, far = tcp_pair()
+    reset_on_close(near)
+    near.close()
+    with pytest.raises(ConnectionResetError):
+        read_all(far)
+    far.close()
+    reset_on_close(near)  # closed: harmless
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [1],
+        [1, 2, 3],
+        [JOIN_BYTES, 1],
+        [0, 5, 0],
+        [100_000, 1, 100_000, 0, 7],
+        [3] * 3000,
+        [20] * (IOV_MAX * 3),
+    ],
+    ids=str,
+)
+def test_send_some_sends_each_byte_once(sizes: list[int]) -> None:
+    near, far = tcp_pair(8192)
+    data = random_bytes(sum(sizes))
+    at = 0
+    chunks: list[bytes | memoryview] = []
+    for size in sizes:
+        chunks.append(data[at : at + size])
+        at += size
+    left, got = len(data), b""
+    while left:
+        sent = send_some(near, chunks, left)
+        left -= sent
+        assert sum(map(len, chunks)) == left
+        got += read_exactly(far, sent)
+    assert got == data
+    assert chunks == [] or left == 0
+    near.close()
+    far.close()
+
+
+def test_send_some_says_nothing_sent_when_the_socket_is_full() -> None:
+    near, far = tcp_pair(8192)
+    chunks: list[bytes | memoryview] = [bytes(4_000_000)]
+    left = 4_000_000
+    while sent := send_some(near, chunks, left):
+        left -= sent
+        turn()
+    assert sum(map(len, chunks)) == left > 0
+    near.close()
+    far.close()
+
+
+def test_send_some_raises_when_the_connection_is_gone() -> None:
+    near, far = tcp_pair()
+    near.shutdown(socket.SHUT_WR)
+    with pytest.raises(OSError, match="Broken pipe"):
+        send_some(near, [b"x"], 1)
+    near.close()
+    far.close()
+
+
+def test_the_system_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def send(self, data: bytes) -> int:
+            raise InterruptedError
+
+    assert sockets.send_some(Interrupted(), [b"x"], 1) == 0  # type: ignore[arg-type]
+
+
+def test_gevents_sockets_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In GT everything is patched: there the data path still has to get the system's class."""
+    assert sockets._socket_class is not gevent.socket.socket
