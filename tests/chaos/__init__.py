@@ -1,0 +1,1 @@
+"""What happens when something on the path breaks, stalls, floods or lies."""

@@ -1,0 +1,1 @@
+"""Whole paths: visitor, server, tunnel, client, local service, each a real process or socket."""
