@@ -26,7 +26,7 @@ demo: $(VENV)/.installed
 	@$(RUN) gt.py demo
 
 test: lint
-	@$(call need,nginx:nginx-light)
+	@$(call need,nginx:nginx)
 	$(RUN) -m pytest -n auto
 
 lint: $(VENV)/.installed-dev
@@ -39,7 +39,7 @@ format: $(VENV)/.installed-dev
 	$(RUN) -m ruff format .
 
 bench: $(VENV)/.installed-dev
-	@$(call need,nginx:nginx-light haproxy:haproxy wrk:wrk strace:strace)
+	@$(call need,nginx:nginx haproxy:haproxy wrk:wrk strace:strace)
 	@$(RUN) -m tests.bench $(ARGS)
 
 clean:

@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "path" in metafunc.fixturenames:
+    if "path" in metafunc.fixturenames and REAL & set(metafunc.definition.path.parts):
         direct = ["direct"] if metafunc.config.getoption("--direct") else []
         metafunc.parametrize("path", [*direct, "3", "1"], ids=lambda path: f"path-{path}")
 

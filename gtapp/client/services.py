@@ -57,6 +57,7 @@ class _Addresses:
 
     def __init__(self, local: URL) -> None:
         self.local = local
+        self.problem = ""  # of the last connect, "" when it went well: logged once, not for each visitor
         self._known: list[SocketAddress] = []
         self._known_until = 0.0
         try:
@@ -159,11 +160,14 @@ class Dial:
         assert sock is not None
         if self._watcher is not None:
             self._watcher.stop()
+        self._addresses.problem = ""
         Pump(self._stream, self._idle).attach(sock, self._kept)
 
     def _give_up(self, reason: int, problem: str) -> None:
         counters.dials_failed += 1
-        log.warning("service %s: %s", self._addresses.local, problem)
+        if problem != self._addresses.problem:
+            self._addresses.problem = problem
+            log.warning("service %s: %s", self._addresses.local, problem)
         self._drop_socket()
         self._stream.reset(reason)
 

@@ -61,7 +61,7 @@ def _run(app: App) -> int:
         gevent.signal_handler(number, ended.set)
     stats = os.environ.get("GT_DEBUG_STATS")
     if stats:
-        gevent.signal_handler(signal.SIGUSR1, _write_stats, Path(stats))
+        gevent.signal_handler(signal.SIGUSR1, _stats_wanted, Path(stats))
     try:
         app.start()
     except GTError as error:
@@ -88,3 +88,10 @@ def _write_stats(path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(now))
     temporary.rename(path)
+
+
+def _stats_wanted(path: Path) -> None:
+    try:
+        _write_stats(path)
+    except OSError as error:
+        log.warning("no statistics in %s: %s", path, error.strerror)

@@ -311,9 +311,11 @@ class Tunnel:
     def doubt(self) -> None:
         """Its client has opened another, perhaps because this one is dead: don't count on it until it answers."""
         self._doubted = True
-        if self.has_windows or not self.is_server:  # protocol 1: servers can't ask, only hear
+        if self.has_windows or not self.is_server:
             self.suspect = True
             self.ping()
+        elif self._silent > SUSPECT_AFTER_S:  # a server can't ask on protocol 1: until it hears something
+            self.suspect = True
 
     def is_dead(self, seconds: float) -> bool:
         """Whether it is doubted and nothing has been heard of it for so long."""

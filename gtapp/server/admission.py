@@ -72,8 +72,9 @@ class Admission:
             return
         if len(self._openings) >= MAX_OPENINGS:
             oldest = next(iter(self._openings))
-            self._openings.pop(oldest).abort()
-            oldest.kill(LinkError("too many tunnels are being opened"), block=False)
+            counters.handshakes_failed += 1
+            self._openings.pop(oldest).abort()  # here: a greenlet that has not begun yet never will
+            oldest.kill(block=False)
         link = Link(sock, peer)
         self._openings[gevent.spawn(self._open, link, number, data[2:])] = link
 
@@ -88,6 +89,8 @@ class Admission:
                     self._open_compat(link, data)
                 else:
                     self._open_native(link, data)
+        except gevent.GreenletExit:
+            log.info("tunnel from %s gives way: too many are being opened", link.peer)
         except gevent.Timeout:
             problem = f"the opening took longer than {OPENING_S:.0f} s"
         except GTError as error:

@@ -200,7 +200,7 @@ def test_service_refuses_502(world: World, protocol: str) -> None:
     response = fetch(server.address, "id1.example.com")
     assert response.status == 502
     assert explained(response)
-    assert client.process.find(r"refused")
+    client.process.wait_for(r"refused")
 
 
 @BOTH

@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from typing import Any
 
 from tests.support.ports import Address, Port
-from tests.support.processes import eventually
 
 # What one direction may hold while the far end does not take it; then its source is no longer read.
 PENDING_BYTES = 256 * 1024
@@ -87,11 +86,6 @@ class CutProxy:
                 self._call(lambda: len([end for end in self._ends if end.connected and end.peer is not None]))
             )
             // 2
-        )
-
-    def wait_accepted(self, count: int) -> None:
-        eventually(
-            lambda: self.accepted >= count, f"{count} connections through the proxy, {self.accepted} came"
         )
 
     def close(self) -> None:

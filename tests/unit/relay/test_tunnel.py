@@ -500,6 +500,17 @@ def test_a_doubted_tunnel_of_protocol_1_is_not_asked(make_tunnel: MakeTunnel) ->
     assert not made.tunnel.suspect, "an idle one says nothing for long, and still is as good as any"
 
 
+def test_a_silent_tunnel_of_protocol_1_is_doubted_until_it_is_heard(make_tunnel: MakeTunnel) -> None:
+    made = make_tunnel(version=1).up()
+    ticks(made, 5)
+    made.tunnel.doubt()
+    assert made.tunnel.suspect, "its client has opened another: perhaps because this one is dead"
+    assert not is_pinging(made)
+    heard(made)
+    ticks(made, 1)
+    assert not made.tunnel.suspect
+
+
 @pytest.mark.parametrize("version", [3, 1])
 def test_is_dead(make_tunnel: MakeTunnel, version: int) -> None:
     made = make_tunnel(version=version).up()
