@@ -8,7 +8,7 @@ from gtapp.client.pool import Pool
 from gtapp.client.services import Services
 from gtapp.config.load import ClientConfig
 from gtapp.config.values import URL
-from gtapp.observe import metrics
+from gtapp.relay import tunnel
 from gtapp.relay.clock import Clock
 from gtapp.relay.stream import Stream
 from gtapp.relay.tunnel import Tunnel
@@ -34,21 +34,19 @@ class ClientApp:
         self._clock.start()
         for pool in self._pools:
             pool.start()
-        metrics.watch("tunnels", lambda: len(self._tunnels()))
-        metrics.watch("streams", lambda: sum(len(tunnel.streams) for tunnel in self._tunnels()))
-        metrics.watch("queued_bytes", lambda: sum(tunnel.link.queued for tunnel in self._tunnels()))
+        tunnel.watch(self._tunnels)
 
     def stop(self, grace: float) -> None:
         for pool in self._pools:
             pool.stop()
         self._clock.wait(grace)
-        for tunnel in self._tunnels():
-            tunnel.abort("the client ends")
+        for each in self._tunnels():
+            each.abort("the client ends")
         self._clock.stop()
         self._dialer.stop()
 
     def _tunnels(self) -> list[Tunnel]:
-        return [tunnel for pool in self._pools for tunnel in pool.tunnels]
+        return [each for pool in self._pools for each in pool.tunnels]
 
     def _open(self, stream: Stream, opened: frames.Open) -> None:
         self._services.open(stream, opened)

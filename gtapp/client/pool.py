@@ -96,9 +96,8 @@ class Pool:
         options = self._options
         while True:
             if self._delay:
-                gevent.sleep(
-                    self._delay * random.uniform(0.5, 1.0)
-                )  # a thousand clients must not come at once
+                # Jittered: a thousand clients must not come at once.
+                gevent.sleep(self._delay * random.uniform(0.5, 1.0))
                 self._delay = 0.0
             usable = [len(t.streams) for t in self._tunnels if not (t.draining or t.suspect)]
             if not more_wanted(usable, options.remote_idle_connections, options.remote_connections):

@@ -26,7 +26,6 @@ UNSENT_BYTES = 256 * 1024  # in the kernel: what lies there can't be overtaken b
 TCP_NOTSENT_LOWAT = 25  # Linux's number; the socket module does not know it
 USER_TIMEOUT_MS = 20_000  # unacknowledged data that old means that the path is gone
 
-
 # One read buffer for all links of the process: a callback uses it up before it returns; callbacks don't nest.
 _read_buffer = memoryview(bytearray(READ_BYTES))
 

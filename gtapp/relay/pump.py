@@ -288,8 +288,7 @@ class Pump:
         idle = self.idle
         quiet = (max if idle.one_way else min)(self._quiet_in, self._quiet_out)
         if quiet > idle.ticks:
-            self.stream.reset(frames.TIMED_OUT)
-            self.finished(frames.TIMED_OUT)
+            self.stream.cut(frames.TIMED_OUT)
 
     def _fail(self, reason: int) -> None:
         """The local socket is gone."""

@@ -155,8 +155,7 @@ class Stream:
     def cut(self, reason: int) -> None:
         """End it at both ends, now, and tell the sink why."""
         if self.sink is not None and not self.over:
-            if self.tunnel.has_windows or not self.eof_sent:
-                self.tunnel.link.write(self.tunnel.frames.reset(self.id, reason))
+            self.reset(reason)
             self.sink.deliver_reset(reason)
 
     def forget(self) -> None:

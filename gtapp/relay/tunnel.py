@@ -8,6 +8,7 @@ from typing import Any
 from gevent import get_hub
 
 from gtapp.errors import WireError
+from gtapp.observe import metrics
 from gtapp.observe.metrics import counters
 from gtapp.relay.link import Link
 from gtapp.relay.stream import Stream
@@ -18,9 +19,9 @@ log = logging.getLogger("gt.tunnel")
 SPARE_WINDOW = 64 * 1024 * 1024  # how much the windows of a tunnel's streams may grow, all together
 PROBE_AFTER_S = 2.0  # written to and silent for so long: ask whether the other end is there
 SUSPECT_AFTER_S = 3.0  # a PING unanswered for so long: don't count on this tunnel
+DOUBTED_S = 10.0  # the same when its client has opened another tunnel meanwhile: it is dead
 LAST_STREAM_ID = 0xFFFF0000  # below protocol 1's signals; a tunnel that gets there is drained and replaced
 HOLD_S = 10.0  # protocol 1: how long one stream may keep the tunnel from being read, which stops all others
-DOUBTED_S = 10.0  # the same when its client has opened another tunnel meanwhile: it is dead
 RTT_EVERY_S = 5.0  # how often a tunnel in use measures its round trip, which the windows grow by
 
 Frames = frames.Frames | compat.CompatFrames
@@ -45,11 +46,13 @@ class Tunnel:
         self.name = link.peer
         self.has_windows = wire.version == 3
         self.is_server = is_server
+        self._may_ping = self.has_windows or not is_server  # protocol 1: only clients ask
         self.idle_timeout = idle_timeout
         self.streams: dict[int, Stream] = {}
         self.age = 0.0  # seconds, in ticks
         self.rtt = 0.0  # seconds; 0 until the first PONG
         self.draining = False  # opens no new streams, closes after the last one
+        self.peer_drains = False  # the other end has said that it does
         self.suspect = False  # does not answer
         self.closed = False
         self.on_control: Callable[[Any], None] = lambda message: None
@@ -59,7 +62,6 @@ class Tunnel:
         self.bytes_from_local = 0
         self.bytes_to_local = 0
         self._held: list[frames.Event] | None = []
-        self.peer_drains = False
         self._counted = (0, 0)  # of bytes_from_local, bytes_to_local
         self._next_id = 2 if is_server else 1
         self._last_foreign_id = 0
@@ -103,7 +105,7 @@ class Tunnel:
         self._dispatch(held or [])
         if not self.closed:
             self.link.resume_reading()
-            if self.has_windows or not self.is_server:  # protocol 1: only clients ask
+            if self._may_ping:
                 self.ping()
 
     def send_control(self, message: dict[str, Any]) -> None:
@@ -311,10 +313,10 @@ class Tunnel:
     def doubt(self) -> None:
         """Its client has opened another, perhaps because this one is dead: don't count on it until it answers."""
         self._doubted = True
-        if self.has_windows or not self.is_server:
+        if self._may_ping:
             self.suspect = True
             self.ping()
-        elif self._silent > SUSPECT_AFTER_S:  # a server can't ask on protocol 1: until it hears something
+        elif self._silent > SUSPECT_AFTER_S:  # until something is heard
             self.suspect = True
 
     def is_dead(self, seconds: float) -> bool:
@@ -348,7 +350,7 @@ class Tunnel:
             self.abort(f"nothing heard for {self._silent:.0f} s")
         elif self._doubted and self.has_windows and min(self._ping_wait, self._silent) > DOUBTED_S:
             self.abort("its client has come back without it")
-        elif self._held is None and (self.has_windows or not self.is_server):  # protocol 1: only clients ask
+        elif self._held is None and self._may_ping:
             self._probe(period)
 
     def _count(self) -> None:
@@ -373,3 +375,10 @@ class Tunnel:
             self.suspect = True
             log.warning("%s: does not answer, new visitors go elsewhere", self.name)
             self.on_suspect()
+
+
+def watch(tunnels: Callable[[], list[Tunnel]]) -> None:
+    """Let the gauges that both ends have tell of these tunnels."""
+    metrics.watch("tunnels", lambda: len(tunnels()))
+    metrics.watch("streams", lambda: sum(len(tunnel.streams) for tunnel in tunnels()))
+    metrics.watch("queued_bytes", lambda: sum(tunnel.link.queued for tunnel in tunnels()))

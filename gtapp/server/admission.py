@@ -27,9 +27,9 @@ from gtapp.wire.handshake import HandshakeError, ServerHandshake, ServiceSpec, e
 log = logging.getLogger("gt.server")
 
 MAX_OPENINGS = 1000  # tunnels that are being opened at a time; beyond that the oldest makes room
-COMPAT_SILENT_S = 30.0  # the same for protocol 1, whose clients can't be asked and ping every 22.5 s
 MAX_HELLO_BYTES = 8192  # of the first message, which anybody may send
 PROBE_S = 2.0  # how long the tunnels of a user who is at the limit have to show that they live
+COMPAT_SILENT_S = 30.0  # the same for protocol 1, whose clients can't be asked and ping every 22.5 s
 
 AnyService = ServiceSpec | compat.CompatService
 
@@ -133,8 +133,7 @@ class Admission:
             service = error.service if isinstance(error, Refused) else None
             tunnel.send_control(error_message(error.code, str(error), service))
             raise
-        published = [{"hostPrefix": name} for name, _ in hosts]
-        tunnel.send_control(handshake.ready(published, INITIAL_WINDOW, self._options.timeout, 1))
+        tunnel.send_control(handshake.ready(_published(hosts), INITIAL_WINDOW, self._options.timeout, 1))
         self._up(tunnel, opening, user)
 
     def _native_control(self, tunnel: Tunnel, user: User, message: dict[str, Any]) -> None:
@@ -158,7 +157,7 @@ class Admission:
         except WireError as error:
             tunnel.send_control(error_message("protocol_error", str(error)))
         else:
-            tunnel.send_control({"type": "ready", "services": [{"hostPrefix": name} for name, _ in hosts]})
+            tunnel.send_control({"type": "ready", "services": _published(hosts)})
 
     # protocol 1
 
@@ -293,6 +292,11 @@ class Admission:
         tunnel.opened()
         if self._stopping:
             tunnel.drain()
+
+
+def _published(hosts: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """What `ready` says of the services, in their order."""
+    return [{"hostPrefix": name} for name, _ in hosts]
 
 
 def _invalid_credentials() -> RemoteRefused:

@@ -5,6 +5,7 @@ import logging
 from gtapp.config.load import ServerConfig
 from gtapp.errors import ConfigError
 from gtapp.observe import metrics
+from gtapp.relay import tunnel
 from gtapp.relay.clock import Clock
 from gtapp.relay.pump import Idle
 from gtapp.server.admission import Admission
@@ -43,11 +44,8 @@ class ServerApp:
         self._clock.start()
         listener.start()
         log.info("listening on %s (visitors and tunnels)", listener.address)
-        registry = self._registry
-        metrics.watch("tunnels", lambda: len(registry.tunnels()))
-        metrics.watch("streams", lambda: sum(len(tunnel.streams) for tunnel in registry.tunnels()))
-        metrics.watch("queued_bytes", lambda: sum(tunnel.link.queued for tunnel in registry.tunnels()))
-        metrics.watch("clients", lambda: registry.clients)
+        tunnel.watch(self._registry.tunnels)
+        metrics.watch("clients", lambda: self._registry.clients)
         metrics.watch("visitors_waiting", lambda: self._router.waiting)
 
     def stop(self, grace: float) -> None:
@@ -55,14 +53,13 @@ class ServerApp:
             listener.stop()
         self._admission.stop()
         self._router.stop()
-        tunnels = self._registry.tunnels()
-        for tunnel in tunnels:
-            tunnel.drain()
+        for each in self._registry.tunnels():
+            each.drain()
         self._clock.wait(grace)
-        cut = sum(len(tunnel.streams) for tunnel in self._registry.tunnels())
+        cut = sum(len(each.streams) for each in self._registry.tunnels())
         if cut:
             log.warning("%d connections were still running after %.0f s and are cut", cut, grace)
-        for tunnel in self._registry.tunnels():
-            tunnel.abort("the server ends")
+        for each in self._registry.tunnels():
+            each.abort("the server ends")
         self._clock.stop()
         self._users.stop()

@@ -14,6 +14,7 @@ from typing import Self
 
 from tests.support.ports import Address, Port
 from tests.support.processes import PATIENCE_S, eventually
+from tests.support.tunnel_socket import TunnelSocket
 
 PING, CLOSE, READY, ERROR, INFO, SERVICES, RECONNECT = range(0xFFFFFFFF, 0xFFFFFFF8, -1)
 FIRST_SIGNAL = 0xFFFFFFFF - 3000
@@ -61,35 +62,12 @@ class Frame:
     payload: bytes = b""
 
 
-class Wire:
+class Wire(TunnelSocket):
     """Reads and writes one tunnel connection."""
 
     def __init__(self, sock: socket.socket, from_server: bool) -> None:
-        sock.settimeout(PATIENCE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = sock
+        super().__init__(sock)
         self._from_server = from_server
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.socket.close()
-
-    def send(self, *parts: bytes) -> None:
-        self.socket.sendall(b"".join(parts))
-
-    def exactly(self, size: int) -> bytes:
-        got = b""
-        while len(got) < size:
-            more = self.socket.recv(size - len(got))
-            if not more:
-                raise EOFError(f"tunnel ended after {len(got)} of {size} bytes")
-            got += more
-        return got
 
     def _number(self, size: int) -> int:
         return int.from_bytes(self.exactly(size), "big")

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from tests.support.ports import Address
 from tests.support.processes import PATIENCE_S
+from tests.support.tunnel_socket import TunnelSocket
 
 DATA, OPEN, EOF, RESET, WINDOW, PING, PONG, CONTROL = range(8)
 ITERATIONS = 65536
@@ -61,34 +62,8 @@ def _fields(text: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in text.split(","))
 
 
-class NativeWire:
+class NativeWire(TunnelSocket):
     """Reads and writes the frames of one tunnel connection."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(PATIENCE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = sock
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.socket.close()
-
-    def send(self, *parts: bytes) -> None:
-        self.socket.sendall(b"".join(parts))
-
-    def exactly(self, size: int) -> bytes:
-        got = b""
-        while len(got) < size:
-            more = self.socket.recv(size - len(got))
-            if not more:
-                raise EOFError(f"tunnel ended after {len(got)} of {size} bytes")
-            got += more
-        return got
 
     def frame(self) -> tuple[int, int, bytes]:
         """The next frame: stream, type, payload."""
