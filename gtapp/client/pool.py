@@ -96,8 +96,9 @@ class Pool:
         options = self._options
         while True:
             if self._delay:
-                # Jittered: a thousand clients must not come at once.
-                gevent.sleep(self._delay * random.uniform(0.5, 1.0))
+                # Jittered: a thousand clients must not come at once. Never the whole delay, so that with the
+                # default of 5 s a tunnel is up, not just begun, 5 s after the network is back.
+                gevent.sleep(self._delay * random.uniform(0.5, 0.8))
                 self._delay = 0.0
             usable = [len(t.streams) for t in self._tunnels if not (t.draining or t.suspect)]
             if not more_wanted(usable, options.remote_idle_connections, options.remote_connections):
