@@ -14,11 +14,13 @@ class WireError(GTError):
 
 
 class RemoteRefused(GTError):
-    """The server refused this tunnel: `code` is one of the words of PROTOCOL.md."""
+    """The server refuses a tunnel: `code` is one of the words of docs/PROTOCOL.md, `service` the index of the
+    service that it is about, if it is about one."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, service: int | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.service = service
 
 
 class LinkError(GTError):

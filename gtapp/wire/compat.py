@@ -279,8 +279,8 @@ class CompatFrames:
         """Write the header of a data frame of `length` bytes to the start of `buffer`."""
         _DATA_HEADER.pack_into(buffer, 0, stream, _OP_DATA, length)
 
-    def open(self, stream: int, service: int, visitor: str, data: bytes) -> bytes:
-        """Op 2, from the server alone. The protocol has no room for the visitor's address."""
+    def open(self, stream: int, service: int, visitor: str, data: bytes, flags: int = 0) -> bytes:
+        """Op 2, from the server alone. The protocol has no room for the visitor's address, nor for flags."""
         if len(data) == 1:
             # GT's client looks at the first two bytes and holds up its whole tunnel until both are there; it
             # does not look where there are none.

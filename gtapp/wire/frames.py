@@ -17,7 +17,9 @@ DATA, OPEN, EOF, RESET, WINDOW, PING, PONG, CONTROL = range(8)
 CLOSED = 8  # protocol 1 only: both directions of the stream are over at once
 
 # Reasons of a RESET.
-CANCELLED, REFUSED, TIMED_OUT, LIMIT, PROTOCOL = range(5)
+CANCELLED, REFUSED, TIMED_OUT, LIMIT, PROTOCOL, FORBIDDEN = range(6)
+
+OVER_TLS = 1  # flag of an OPEN: the visitor came over TLS, which the server took off
 
 MAX_DATA_BYTES = 65536  # one frame must not hold up the others on a slow link for long
 MAX_CONTROL_BYTES = 262144  # 600 services with names and addresses fit several times over
@@ -170,10 +172,10 @@ class Frames:
         """Write the header of a DATA frame of `length` <= MAX_DATA_BYTES bytes to the start of `buffer`."""
         _HEADER.pack_into(buffer, 0, stream, length)
 
-    def open(self, stream: int, service: int, visitor: str, data: bytes) -> bytes:
+    def open(self, stream: int, service: int, visitor: str, data: bytes, flags: int = 0) -> bytes:
         """OPEN: `visitor` is an address, at most 255 ASCII characters; `data` at most MAX_DATA_BYTES."""
         address = visitor.encode("ascii")
-        return _frame(stream, OPEN, _OPEN.pack(service, 0, len(address)) + address + data)
+        return _frame(stream, OPEN, _OPEN.pack(service, flags, len(address)) + address + data)
 
     def eof(self, stream: int) -> bytes:
         return _frame(stream, EOF)

@@ -114,11 +114,22 @@ def error_message(code: str, text: str, service: int | None = None) -> Message:
 
 
 class ServerHandshake:
-    """The server's side. `channel_binding` is the hash of its certificate (RFC 5929), None without TLS."""
+    """The server's side. `channel_binding` is the hash of its certificate (RFC 5929), None without TLS.
 
-    def __init__(self, agent: str, channel_binding: bytes | None = None, *, nonce: str | None = None) -> None:
+    With `plain` it tells clients that they may show their secret, which an authAPI has to be asked about.
+    """
+
+    def __init__(
+        self,
+        agent: str,
+        channel_binding: bytes | None = None,
+        *,
+        plain: bool = False,
+        nonce: str | None = None,
+    ) -> None:
         self._agent = agent
         self._binding = None if channel_binding is None else (_BINDING, channel_binding)
+        self._plain = plain
         self._nonce = nonce  # fixed by tests
         self._hello: Hello | None = None
         self._client_first = ""
@@ -161,7 +172,7 @@ class ServerHandshake:
         Raises HandshakeError.
         """
         assert self._hello is not None
-        message: Message = {"type": "challenge", "mechanisms": self._mechanisms(), "agent": self._agent}
+        message: Message = {"type": "challenge", "mechanisms": self._offered(), "agent": self._agent}
         if self._hello.mechanism == PLAIN:
             return message
         assert verifier is not None
@@ -187,7 +198,7 @@ class ServerHandshake:
     def enroll(self) -> Message:
         """Answer the hello of an unknown client whom the server lets in: it is to send a verifier to keep."""
         self._enroll = True
-        return {"type": "challenge", "enroll": True, "mechanisms": self._mechanisms(), "agent": self._agent}
+        return {"type": "challenge", "enroll": True, "mechanisms": self._offered(), "agent": self._agent}
 
     def auth(self, message: Message) -> Auth:
         """Check the client's proof, then read the rest.
@@ -219,6 +230,9 @@ class ServerHandshake:
             message["scram"] = self._server_final
         return message
 
+    def _offered(self) -> list[str]:
+        return self._mechanisms() + ([PLAIN] if self._plain else [])
+
     def _mechanisms(self) -> list[str]:
         return [MECHANISM] if self._binding is None else [MECHANISM_PLUS, MECHANISM]
 
@@ -232,7 +246,7 @@ class ServerHandshake:
                 raise HandshakeError("invalid_credentials", "unknown id or wrong secret") from None
             if reason == "channel-bindings-dont-match":
                 text = "client and server see different certificates: something between them opens the TLS"
-                raise HandshakeError("invalid_credentials", text) from None
+                raise HandshakeError("other_certificate", text) from None
             raise HandshakeError("protocol_error", _reason(error)) from None
 
 
@@ -353,9 +367,8 @@ def _expect(message: Message, kind: str) -> None:
 def _expect_from_server(message: Message, kind: str) -> None:
     if isinstance(message, dict) and message.get("type") == "error":
         text = _text(message, "message", _MAX_TEXT, default="no reason given")
-        if "service" in message:
-            text += f" (service {_integer(message, 'service', 0, 0xFFFF)})"
-        raise RemoteRefused(_text(message, "code", _MAX_NAME), text)
+        service = _integer(message, "service", 0, 0xFFFF) if "service" in message else None
+        raise RemoteRefused(_text(message, "code", _MAX_NAME), text, service)
     _expect(message, kind)
 
 

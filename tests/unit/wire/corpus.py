@@ -122,7 +122,7 @@ def encode(codec: frames.Frames | compat.CompatFrames, event: frames.Event) -> b
             codec.write_data_header(header, stream, len(value))
             return bytes(header + value)
         case frames.OPEN:
-            return codec.open(stream, value.service, value.visitor, value.data)
+            return codec.open(stream, value.service, value.visitor, value.data, value.flags)
         case frames.EOF | frames.CLOSED:
             return codec.eof(stream)
         case frames.RESET:

@@ -148,7 +148,7 @@ def test_somebody_in_the_middle_of_tls() -> None:
     auth = client.auth(server.challenge(verifier_of(RFC_7677)))
     with pytest.raises(HandshakeError, match="different certificates") as error:
         server.auth(auth)
-    assert error.value.code == "invalid_credentials"
+    assert error.value.code == "other_certificate"
 
 
 def test_a_client_on_tls_may_go_without_binding() -> None:
@@ -189,9 +189,9 @@ def test_an_enrolled_client_needs_a_good_verifier() -> None:
 def test_an_error_about_a_service_reaches_the_client() -> None:
     conversation = Conversation(RFC_7677)
     conversation.run(until="ready")
-    with pytest.raises(RemoteRefused, match=r"^taken \(service 2\)$") as error:
+    with pytest.raises(RemoteRefused, match=r"^taken$") as error:
         conversation.read("ready", error_message("host_conflict", "taken", service=2))
-    assert error.value.code == "host_conflict"
+    assert (error.value.code, error.value.service) == ("host_conflict", 2)
 
 
 @pytest.mark.parametrize(
