@@ -17,6 +17,7 @@ from gtapp.errors import ConfigError
 
 _OBSOLETE = ("pprof",)  # means nothing here (Go's profiler), but files of the original GT may have it
 _LAYOUT = {"server": ("users", "tcp", "host"), "client": ("services",), "connect": ()}
+_LISTENING = ("addr", "tlsAddr", "sniAddr", "quicAddr")  # where these are set, it is a server
 _HOST_KEYS = {"number": "hostNumber", "regex": "hostRegex", "withID": "hostWithID"}
 
 
@@ -53,9 +54,9 @@ def role_of(path: Path) -> str:
     if "services" in top:
         return "client"
     options = top.get("options")
-    if not top.keys().isdisjoint(_LAYOUT["server"]) or (options and _says(options[1], "addr")):
+    if not top.keys().isdisjoint(_LAYOUT["server"]) or (options and _says(options[1], *_LISTENING)):
         return "server"
-    if top and all(_says(node, "secret") or _says(node, "verifier") for _, node in top.values()):
+    if top and all(_says(node, "secret", "verifier") for _, node in top.values()):
         return "users"
     raise ConfigError(f'{path}: does not say what it is for, add "type: server" or "type: client"')
 
@@ -117,7 +118,10 @@ def _services(file: YamlFile, node: yaml.Node) -> list[Part]:
 
 
 def _limits(file: YamlFile, entries: Entries) -> Values:
-    """`tcp: [{range: 1024-65535}]` and `host: {number, regex, withID}`, of a server's file or of a user."""
+    """`tcp: [{range: 1024-65535}]` and `host: {number, regex, withID}`, of a server's file or of a user.
+
+    An empty `tcp` sets nothing, as in the original GT.
+    """
     given: Values = {}
     if "tcp" in entries:
         key_node, node = entries["tcp"]
@@ -125,8 +129,9 @@ def _limits(file: YamlFile, entries: Entries) -> Values:
         for item in file.items(node, "tcp"):
             for _, value in file.mapping(item, "tcp", ("range",)).values():
                 texts += file.texts(value, "range") or []
-        if value_given := file.problems.parse(USER["tcpRange"], texts, f"{file.at(key_node)}: tcp"):
-            given["tcpRange"] = value_given
+        ranges = file.problems.parse(USER["tcpRange"], texts, f"{file.at(key_node)}: tcp")
+        if ranges and ranges.value:
+            given["tcpRange"] = ranges
     if "host" in entries:
         hosts = file.mapping(entries["host"][1], "host", _HOST_KEYS)
         given |= _values(file, {_HOST_KEYS[key]: nodes for key, nodes in hosts.items()}, USER)
@@ -146,8 +151,8 @@ def _values(file: YamlFile, entries: Entries, options: Mapping[str, Option]) -> 
     return given
 
 
-def _says(node: yaml.Node, wanted: str) -> bool:
-    return isinstance(node, yaml.MappingNode) and any(key.value == wanted for key, _ in node.value)
+def _says(node: yaml.Node, *wanted: str) -> bool:
+    return isinstance(node, yaml.MappingNode) and any(key.value in wanted for key, _ in node.value)
 
 
 def _has(entries: Entries, key: str) -> bool:

@@ -33,6 +33,7 @@ usage: gt.py [-c FILE] [server|client] [options]
   server      accept visitors and tunnels
   client      publish local services
   check       say whether a configuration is right, and what it amounts to: gt.py check -c FILE|DIR [--depth N]
+  hash-password  read a password and print its hash, for basicAuth
   demo        a server, a client and a page, to see it work
   version     say which version this is
 
@@ -44,6 +45,7 @@ gt.py server --help and gt.py client --help list the options. With -c alone the 
   server      接受访客与隧道
   client      发布本地服务
   check       检查配置并显示实际生效的值：gt.py check -c FILE|DIR [--depth N]
+  hash-password  读取密码并输出其哈希，用于 basicAuth
   demo        启动服务器、客户端和一个示例页面
   version     显示版本
 

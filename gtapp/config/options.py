@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from gtapp.config.schema import Option, Section, option, option_list, options_of, required
 from gtapp.config.values import (
     ADDRESS,
+    BASIC_AUTH,
     BOOLEAN,
     CREDENTIAL,
     DURATION,
@@ -29,11 +30,13 @@ from gtapp.config.values import (
     TEXT,
     URL,
     VERIFIER,
+    WEB_URL,
     WORKERS,
     Address,
     PortRange,
     choice,
     integer,
+    ip_of,
     url,
 )
 
@@ -59,7 +62,7 @@ class LogOptions:
         "logFileMaxSize", SIZE, 512 * 1024 * 1024, Section.LOGGING, "restart",
         en="size at which a new log file is begun", zh="单个日志文件的最大大小")
     log_file_max_count: int = option(
-        "logFileMaxCount", integer(1, 1000), 7, Section.LOGGING, "restart",
+        "logFileMaxCount", integer(1, 10_000), 7, Section.LOGGING, "restart",
         en="how many log files are kept", zh="保留的日志文件个数")
     log_level: str = option(
         "logLevel", choice(*LOG_LEVELS, "disable"), "info", Section.LOGGING, "live",
@@ -75,26 +78,25 @@ class SentryOptions:
     """Error reports to a Sentry server."""
 
     sentry_dsn: str = option(
-        "sentryDSN", TEXT, "", Section.SENTRY, "restart", available=False, secret=True,
+        "sentryDSN", TEXT, "", Section.SENTRY, "restart", secret=True,
         en="where reports go; none are sent without it", zh="Sentry DSN，留空则不上报")
     sentry_level: tuple[str, ...] = option_list(
         "sentryLevel", choice(*LOG_LEVELS), ("error", "fatal", "panic"), Section.SENTRY, "restart",
-        available=False,
         en="log levels that are reported", zh="上报的日志级别")
     sentry_sample_rate: float = option(
-        "sentrySampleRate", FRACTION, 1.0, Section.SENTRY, "restart", available=False,
+        "sentrySampleRate", FRACTION, 1.0, Section.SENTRY, "restart",
         en="share of the events that is reported", zh="事件采样率")
     sentry_release: str = option(
-        "sentryRelease", TEXT, "", Section.SENTRY, "restart", available=False,
+        "sentryRelease", TEXT, "", Section.SENTRY, "restart",
         en="release named in reports, this version if empty", zh="上报的版本名，留空则为本程序版本")
     sentry_environment: str = option(
-        "sentryEnvironment", TEXT, "", Section.SENTRY, "restart", available=False,
+        "sentryEnvironment", TEXT, "", Section.SENTRY, "restart",
         en="environment named in reports", zh="上报的环境名")
     sentry_server_name: str = option(
-        "sentryServerName", TEXT, "", Section.SENTRY, "restart", available=False,
+        "sentryServerName", TEXT, "", Section.SENTRY, "restart",
         en="server named in reports", zh="上报的服务器名")
     sentry_debug: bool = option(
-        "sentryDebug", BOOLEAN, False, Section.SENTRY, "restart", available=False,
+        "sentryDebug", BOOLEAN, False, Section.SENTRY, "restart",
         en="log what the reporting itself does", zh="输出 Sentry 自身的调试信息")
 
 
@@ -127,30 +129,51 @@ class Limits:
     """What one client may do: on the server for everybody, in an entry of `users` for that user."""
 
     tcp_range: tuple[PortRange, ...] = option_list(
-        "tcpRange", PORT_RANGE, (), Section.LIMITS, "live", available=False,
+        "tcpRange", PORT_RANGE, (), Section.LIMITS, "live",
         en="ports that clients may open, none without it", zh="允许客户端打开的端口范围，默认不允许")
     tcp_number: int = option(
-        "tcpNumber", PORT, 0, Section.LIMITS, "live", available=False,
+        "tcpNumber", PORT, 0, Section.LIMITS, "live",
         en="how many ports a client may open, 0: no limit", zh="每个客户端可打开的端口数，0 表示不限")
     speed: int = option(
-        "speed", SPEED, 0, Section.LIMITS, "live", available=False,
+        "speed", SPEED, 0, Section.LIMITS, "live",
         en="speed of a client in each direction, 0: no limit", zh="每个客户端每个方向的速度，0 表示不限")
     connections: int = option(
-        "connections", integer(1, 1000), 10, Section.LIMITS, "live",
+        "connections", COUNT, 10, Section.LIMITS, "live",
         en="how many tunnels a client may hold", zh="每个客户端的最大隧道数")
     host_number: int = option(
-        "hostNumber", COUNT, 0, Section.LIMITS, "live", available=False,
+        "hostNumber", COUNT, 0, Section.LIMITS, "live",
         en="how many host prefixes a client may publish, 0: no limit", zh="每个客户端可发布的域名前缀数，0 表示不限")
     host_regex: tuple[str, ...] = option_list(
-        "hostRegex", REGEX, (), Section.LIMITS, "live", available=False,
+        "hostRegex", REGEX, (), Section.LIMITS, "live",
         en="a host prefix has to match one of these", zh="域名前缀必须匹配其中之一")
     host_with_id: bool = option(
-        "hostWithID", BOOLEAN, False, Section.LIMITS, "live", available=False,
+        "hostWithID", BOOLEAN, False, Section.LIMITS, "live",
         en="publish a host prefix as id-prefix", zh="域名前缀以“id-前缀”的形式发布")
 
 
 @dataclass(frozen=True, kw_only=True)
-class User(Limits):
+class VisitorRules:
+    """Who may come in: to one service, or to all of a user's."""
+
+    allow_ips: tuple[IPv4Network | IPv6Network, ...] = option_list(
+        "allowIPs", NETWORK, (), Section.SERVICES, "live",
+        en="only these visitors", zh="仅允许这些访客地址")
+    deny_ips: tuple[IPv4Network | IPv6Network, ...] = option_list(
+        "denyIPs", NETWORK, (), Section.SERVICES, "live",
+        en="not these visitors", zh="拒绝这些访客地址")
+
+    def lets_in(self, visitor: str) -> bool:
+        """Whether a visitor of this address, "203.0.113.9:51234", may come in; "" is one that nobody knows."""
+        address = ip_of(visitor)
+        if address is None:
+            return not self.allow_ips
+        if any(address in network for network in self.deny_ips):
+            return False
+        return not self.allow_ips or any(address in network for network in self.allow_ips)
+
+
+@dataclass(frozen=True, kw_only=True)
+class User(Limits, VisitorRules):
     """An entry of `users`: its own limits where it has them, the server's otherwise."""
 
     id: str
@@ -160,6 +183,9 @@ class User(Limits):
     verifier: str | None = option(
         "verifier", VERIFIER, None, Section.USERS, "live", secret=True,
         en="instead of the secret: keys that can check it but not log in", zh="代替密钥：只能用于校验、不能用于登录")
+    disabled: bool = option(
+        "disabled", BOOLEAN, False, Section.USERS, "live",
+        en="may not log in", zh="禁止登录")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,19 +196,19 @@ class ServerOptions(Limits, ConsoleOptions, LogOptions, SentryOptions):
         "addr", ADDRESS, None, Section.LISTENING, "listeners",
         en="visitors over HTTP and tunnels over TCP", zh="HTTP 访客与 TCP 隧道的监听地址")
     tls_addr: Address | None = option(
-        "tlsAddr", ADDRESS, None, Section.LISTENING, "listeners", available=False,
+        "tlsAddr", ADDRESS, None, Section.LISTENING, "listeners",
         en="the same over TLS", zh="TLS 监听地址（访客与隧道）")
     tls_version: str = option(
-        "tlsVersion", TLS_VERSIONS, "tls1.2", Section.LISTENING, "restart", available=False,
+        "tlsVersion", TLS_VERSIONS, "tls1.2", Section.LISTENING, "restart",
         en="oldest TLS version accepted", zh="最低 TLS 版本")
     cert_file: str = option(
-        "certFile", FILE, "", Section.LISTENING, "restart", available=False,
+        "certFile", FILE, "", Section.LISTENING, "restart",
         en="certificate for TLS, one is made if empty", zh="TLS 证书文件，留空则自动生成")
     key_file: str = option(
-        "keyFile", FILE, "", Section.LISTENING, "restart", available=False,
+        "keyFile", FILE, "", Section.LISTENING, "restart",
         en="key of that certificate", zh="TLS 私钥文件")
     sni_addr: Address | None = option(
-        "sniAddr", ADDRESS, None, Section.LISTENING, "listeners", available=False,
+        "sniAddr", ADDRESS, None, Section.LISTENING, "listeners",
         en="TLS that is passed through undecrypted, routed by its server name",
         zh="TLS 透传监听地址，按 SNI 转发，不解密")
     quic_addr: Address | None = option(
@@ -195,7 +221,7 @@ class ServerOptions(Limits, ConsoleOptions, LogOptions, SentryOptions):
         "httpMUXHeader", HEADER_NAME, "Host", Section.LISTENING, "live",
         en="header that carries the host prefix", zh="携带域名前缀的 HTTP 头")
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = option_list(
-        "trustedProxies", NETWORK, (), Section.LISTENING, "live", available=False,
+        "trustedProxies", NETWORK, (), Section.LISTENING, "live",
         en="who may send PROXY headers", zh="可以发送 PROXY 头的来源")
 
     id: tuple[str, ...] = option_list(
@@ -208,16 +234,16 @@ class ServerOptions(Limits, ConsoleOptions, LogOptions, SentryOptions):
         "users", FILE, "", Section.USERS, "live",
         en="YAML file of users", zh="用户 YAML 文件")
     auth_api: str = option(
-        "authAPI", TEXT, "", Section.USERS, "live", available=False,
+        "authAPI", WEB_URL, "", Section.USERS, "live",
         en="URL that is asked whether id and secret are right", zh="校验 id 与密钥的接口地址")
     allow_any_client: bool = option(
-        "allowAnyClient", BOOLEAN, False, Section.USERS, "live", available=False,
+        "allowAnyClient", BOOLEAN, False, Section.USERS, "live",
         en="accept unknown ids, each with the first secret it comes with", zh="接受未知 id，并以其首次使用的密钥为准")
     reconnect_times: int = option(
-        "reconnectTimes", COUNT, 3, Section.USERS, "live", available=False,
+        "reconnectTimes", COUNT, 3, Section.USERS, "live",
         en="failed logins before an address is locked out", zh="登录失败多少次后锁定该地址")
     reconnect_duration: float = option(
-        "reconnectDuration", DURATION, 300.0, Section.USERS, "live", available=False,
+        "reconnectDuration", DURATION, 300.0, Section.USERS, "live",
         en="how long it is locked out", zh="锁定时长")
 
     protocols: tuple[int, ...] = option_list(
@@ -237,20 +263,20 @@ class ServerOptions(Limits, ConsoleOptions, LogOptions, SentryOptions):
         "timeoutOnUnidirectionalTraffic", BOOLEAN, False, Section.RELAYING, "live",
         en="traffic in one direction alone counts as idle", zh="仅有单向流量也视为空闲")
     route_per_request: bool = option(
-        "routePerRequest", BOOLEAN, False, Section.RELAYING, "live", available=False,
+        "routePerRequest", BOOLEAN, False, Section.RELAYING, "live",
         en="route every request of a connection by its own Host", zh="按每个请求自己的 Host 转发")
 
     api_addr: Address | None = option(
-        "apiAddr", ADDRESS, None, Section.STATUS, "listeners", available=False,
+        "apiAddr", ADDRESS, None, Section.STATUS, "listeners",
         en="GET /status here proves the whole path", zh="状态接口的监听地址")
     api_cert_file: str = option(
-        "apiCertFile", FILE, "", Section.STATUS, "restart", available=False,
+        "apiCertFile", FILE, "", Section.STATUS, "restart",
         en="its certificate", zh="状态接口的证书文件")
     api_key_file: str = option(
-        "apiKeyFile", FILE, "", Section.STATUS, "restart", available=False,
+        "apiKeyFile", FILE, "", Section.STATUS, "restart",
         en="key of that certificate", zh="状态接口的私钥文件")
     api_tls_version: str = option(
-        "apiTLSVersion", TLS_VERSIONS, "tls1.2", Section.STATUS, "restart", available=False,
+        "apiTLSVersion", TLS_VERSIONS, "tls1.2", Section.STATUS, "restart",
         en="its oldest TLS version", zh="状态接口的最低 TLS 版本")
 
     stun_addr: Address | None = option(
@@ -270,7 +296,7 @@ class ServerOptions(Limits, ConsoleOptions, LogOptions, SentryOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
+class Service(VisitorRules):
     """An entry of `services`: what a client publishes. The flags belong to the `--local` before them."""
 
     local: URL = required(
@@ -280,33 +306,28 @@ class Service:
         "hostPrefix", HOST_PREFIX, None, Section.SERVICES, "live",
         en="its public host prefix, the id if not given", zh="公开的域名前缀，默认为 id")
     remote_tcp_port: int = option(
-        "remoteTCPPort", PORT, 0, Section.SERVICES, "live", available=False,
+        "remoteTCPPort", PORT, 0, Section.SERVICES, "live",
         en="port to open on the server", zh="在服务器上打开的端口")
     remote_tcp_random: bool | None = option(
-        "remoteTCPRandom", BOOLEAN, None, Section.SERVICES, "live", available=False,
+        "remoteTCPRandom", BOOLEAN, None, Section.SERVICES, "live",
         en="whether any other port will do, yes when no port is given",
         zh="端口不可用时是否使用随机端口，未指定端口时为是")
     local_timeout: float = option(
         "localTimeout", DURATION, 120.0, Section.SERVICES, "live",
         en="how long a connection to the service may be idle", zh="到本地服务的连接的空闲超时")
     use_local_as_http_host: bool = option(
-        "useLocalAsHTTPHost", BOOLEAN, False, Section.SERVICES, "live", available=False,
+        "useLocalAsHTTPHost", BOOLEAN, False, Section.SERVICES, "live",
         en="rewrite Host of each request to the local address", zh="将每个请求的 Host 改写为本地地址")
     proxy_protocol: str = option(
-        "proxyProtocol", choice("off", "v1", "v2"), "off", Section.SERVICES, "live", available=False,
+        "proxyProtocol", choice("off", "v1", "v2"), "off", Section.SERVICES, "live",
         en="tell the service the visitor's address by PROXY header", zh="用 PROXY 头告知服务访客地址")
     forwarded_for: bool = option(
-        "forwardedFor", BOOLEAN, False, Section.SERVICES, "live", available=False,
+        "forwardedFor", BOOLEAN, False, Section.SERVICES, "live",
         en="tell it by X-Forwarded-For", zh="用 X-Forwarded-For 告知服务访客地址")
     basic_auth: str = option(
-        "basicAuth", TEXT, "", Section.SERVICES, "live", available=False, secret=True,
-        en="ask visitors for this user:password", zh="要求访客提供此“用户名:密码”")
-    allow_ips: tuple[IPv4Network | IPv6Network, ...] = option_list(
-        "allowIPs", NETWORK, (), Section.SERVICES, "live", available=False,
-        en="only these visitors", zh="仅允许这些访客地址")
-    deny_ips: tuple[IPv4Network | IPv6Network, ...] = option_list(
-        "denyIPs", NETWORK, (), Section.SERVICES, "live", available=False,
-        en="not these visitors", zh="拒绝这些访客地址")
+        "basicAuth", BASIC_AUTH, "", Section.SERVICES, "live", secret=True,
+        en="ask visitors for this user and password: user:hash, the hash made by gt.py hash-password",
+        zh="要求访客提供用户名和密码：“用户名:哈希”，哈希由 gt.py hash-password 生成")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,13 +345,13 @@ class ClientOptions(ConsoleOptions, LogOptions, SentryOptions):
         "remote", REMOTE, (), Section.TUNNELS, "restart",
         en="the server, such as tcp://example.com:8080", zh="服务器地址，如 tcp://example.com:8080")
     remote_api: str = option(
-        "remoteAPI", TEXT, "", Section.TUNNELS, "restart", available=False,
+        "remoteAPI", WEB_URL, "", Section.TUNNELS, "restart",
         en="URL that names the server", zh="查询服务器地址的接口")
     remote_cert: str = option(
-        "remoteCert", FILE, "", Section.TUNNELS, "restart", available=False,
+        "remoteCert", FILE, "", Section.TUNNELS, "restart",
         en="CA certificates the server is checked against", zh="校验服务器的 CA 证书文件")
     remote_cert_insecure: bool = option(
-        "remoteCertInsecure", BOOLEAN, False, Section.TUNNELS, "restart", available=False,
+        "remoteCertInsecure", BOOLEAN, False, Section.TUNNELS, "restart",
         en="accept any certificate", zh="接受任何证书")
     remote_connections: int = option(
         "remoteConnections", integer(1, 10), 3, Section.TUNNELS, "live",

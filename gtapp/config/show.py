@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from gtapp.config.load import ClientConfig, ServerConfig
-from gtapp.config.options import OPTIONS, SERVICE, USER, User
-from gtapp.config.schema import Option
+from gtapp.config.options import OPTIONS, SERVICE, USER, Limits, ServerOptions, User
+from gtapp.config.schema import Option, options_of
 
 MASK = "***"
+_LIMITS = options_of(Limits)
 
 
 def server_yaml(config: ServerConfig) -> str:
@@ -19,7 +20,7 @@ def server_yaml(config: ServerConfig) -> str:
     options = _values(config.options, OPTIONS["server"])
     for key in ("id", "secret"):
         options.pop(key, None)
-    return _dump({"type": "server", "users": _users(config.users), "options": options})
+    return _dump({"type": "server", "users": _users(config.users, config.options), "options": options})
 
 
 def client_yaml(config: ClientConfig) -> str:
@@ -31,12 +32,22 @@ def client_yaml(config: ClientConfig) -> str:
 
 
 def users_yaml(users: Mapping[str, User]) -> str:
-    """The users of a users file."""
-    return _dump(_users(users))
+    """The users of a users file, as they are on a server that limits nothing itself."""
+    return _dump(_users(users, ServerOptions()))
 
 
-def _users(users: Mapping[str, User]) -> dict[str, Any]:
-    return {id: _values(user, USER) for id, user in users.items()}
+def _users(users: Mapping[str, User], server: ServerOptions) -> dict[str, Any]:
+    return {id: _user(user, server) for id, user in users.items()}
+
+
+def _user(user: User, server: ServerOptions) -> dict[str, Any]:
+    """What is set, of the limits those that are not the server's: an empty list is such a limit, too."""
+    shown = {key: value for key, value in _values(user, USER).items() if key not in _LIMITS}
+    for key, entry in _LIMITS.items():
+        value = getattr(user, entry.name)
+        if value != getattr(server, entry.name):
+            shown[key] = entry.show(value)
+    return shown
 
 
 def _values(instance: object, options: Mapping[str, Option]) -> dict[str, Any]:

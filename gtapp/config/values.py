@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
@@ -25,7 +26,11 @@ _SIZE = re.compile(r"([0-9]{1,15})(KiB|MiB|GiB)?")
 _SIZE_UNITS = {None: 1, "KiB": 1024, "MiB": MIB, "GiB": 1024 * MIB}
 _KEY = "[A-Za-z0-9+/]{43}="  # 32 bytes
 _VERIFIER = re.compile(rf"SCRAM-SHA-256\$([0-9]{{4,7}}):[A-Za-z0-9+/]{{22}}==\${_KEY}:{_KEY}")
-_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_BASIC_AUTH = re.compile(  # memory from 100 KiB to 1 GB, salt from 8 bytes, hash from 16 bytes
+    r"[^:]{1,200}:\$argon2id\$v=19\$m=[1-9][0-9]{2,5},t=[1-9][0-9]?,p=[1-9]"
+    r"\$[A-Za-z0-9+/]{11,86}\$[A-Za-z0-9+/]{22,86}"
+)
+_TRUE, _FALSE = ("true", "yes", "on", "1", "t", "y"), ("false", "no", "off", "0", "f", "n")  # Go's and YAML's
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 section 5.6.2, of a sensible length
 
 
@@ -79,6 +84,14 @@ class Kind(Generic[T]):
 def is_host_prefix(text: str) -> bool:
     """Whether `text` can be the first label of a host name (RFC 1035 section 2.3.1, and underscores)."""
     return _DNS_LABEL.fullmatch(text) is not None
+
+
+def ip_of(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address in "203.0.113.9:51234" or "[2001:db8::1]:51234"; None where there is none."""
+    try:
+        return ipaddress.ip_address(peer.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return None
 
 
 def _bracketed(host: str) -> str:
@@ -155,8 +168,10 @@ def _parse_address(text: str) -> Address | None:
 
 
 def _parse_port_range(text: str) -> PortRange:
+    """As the original GT reads it: 0 is no port, so ranges from 0 begin at 1, and 0 alone is every port."""
     first, dash, last = text.partition("-")
-    ports = PortRange(_parse_port(first, lowest=1), _parse_port(last if dash else first, lowest=1))
+    lowest = _parse_port(first, lowest=0)
+    ports = PortRange(max(1, lowest), _parse_port(last, lowest=1) if dash else lowest or 65535)
     if ports.first > ports.last:
         raise ValueError
     return ports
@@ -247,6 +262,19 @@ def _parse_verifier(text: str) -> str:
     return text
 
 
+def _parse_web_url(text: str) -> str:
+    url = urlsplit(_parse_text(text))
+    if text and (url.scheme not in ("http", "https") or not url.hostname or url.port == 0 or " " in text):
+        raise ValueError
+    return text
+
+
+def _parse_basic_auth(text: str) -> str:
+    if text and not _BASIC_AUTH.fullmatch(_parse_text(text)):
+        raise ValueError
+    return text
+
+
 def _parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     return ipaddress.ip_network(text)
 
@@ -268,6 +296,8 @@ SIZE = Kind("a number of bytes, also with KiB, MiB or GiB", "BYTES", _parse_size
 SPEED = Kind("bytes per second, also with KiB, MiB or GiB", "BYTES/S", _parse_size, _show_size)
 ADDRESS = Kind("an address such as 80, :80, 0.0.0.0:80 or [::]:80", "ADDRESS", _parse_address)
 PORT_RANGE = Kind("ports such as 1024-65535 or 8080", "PORTS", _parse_port_range)
+WEB_URL = Kind("a URL such as https://example.com/path", "URL", _parse_web_url)
+BASIC_AUTH = Kind("user:hash, the hash as gt.py hash-password prints it", "USER:HASH", _parse_basic_auth)
 NETWORK = Kind("a network such as 10.0.0.0/8 or one address", "NETWORK", _parse_network)
 HOST_PREFIX = Kind("one DNS label (letters, digits, - inside; at most 63)", "LABEL", _parse_host_prefix)
 REGEX = Kind("a regular expression", "REGEX", _parse_regex)

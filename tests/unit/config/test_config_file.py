@@ -1,5 +1,6 @@
 """The layout of the files: what the original GT writes, what is new, and errors that say where they are."""
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,14 @@ users:
     host: {number: 3, regex: [^a$, ^b$], withID: true}
   id3:
     secret: secret3
+    tcp: []
     host: {regex: []}
+  id4:
+    secret: secret4
+    tcp:
+    disabled: true
+    allowIPs: [192.0.2.0/24, 2001:db8::/32]
+    denyIPs: 192.0.2.7
 tcp:
   - range: 50000-65535
 host:
@@ -85,6 +93,12 @@ options:
         },
         "2": {"secret": "secret2", "hostNumber": 3, "hostRegex": ("^a$", "^b$"), "hostWithID": True},
         "id3": {"secret": "secret3", "hostRegex": ()},
+        "id4": {
+            "secret": "secret4",
+            "disabled": True,
+            "allowIPs": (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")),
+            "denyIPs": (ip_network("192.0.2.7"),),
+        },
     }
     assert contents.users["2"].label == f'{yml}:6: user "2"'
 
@@ -153,8 +167,8 @@ INVALID = [
     ("server", "options:\n  protocols:\n  - 1\n  - 2", '2: protocols: found "2", allowed: 1 or 3'),
     (
         "server",
-        "options:\n  connections: 0",
-        '2: connections: found "0", allowed: a whole number from 1 to 1000',
+        "options:\n  connections: -1",
+        '2: connections: found "-1", allowed: a whole number from 0 to 1000000',
     ),
     (
         "server",
@@ -185,6 +199,27 @@ INVALID = [
         "server",
         "users:\n  id1: {secret: s}\n  id1: {secret: t}",
         '3: users: "id1" is there twice, see line 2',
+    ),
+    (
+        "server",
+        "users:\n  id1: {secret: s, allowIPs: [10.0.0.1/8]}",
+        '2: allowIPs: found "10.0.0.1/8", allowed: a network such as 10.0.0.0/8 or one address',
+    ),
+    (
+        "server",
+        "users:\n  id1: {secret: s, disabled: maybe}",
+        '2: disabled: found "maybe", allowed: true or false',
+    ),
+    (
+        "server",
+        "options: {authAPI: example.com/auth}",
+        '1: authAPI: found "example.com/auth", allowed: a URL such as https://example.com/path',
+    ),
+    (
+        "client",
+        "services:\n- {local: http://a, basicAuth: 'me:s3cret'}",
+        "2: basicAuth: found a value that is not shown,"
+        " allowed: user:hash, the hash as gt.py hash-password prints it",
     ),
     ("server", "tcp: 1-2", "1: tcp: found a single value, allowed: a list"),
     ("server", "tcp:\n- 1-2", "2: tcp: found a single value, allowed: a mapping"),
@@ -247,6 +282,8 @@ def test_all_errors_of_a_file_are_told(yml):
         ("services: []", "client"),
         ("version: 1.0\nusers: {}", "server"),
         ("options: {addr: 80}", "server"),
+        ("options: {tlsAddr: 443}", "server"),
+        ("options: {sniAddr: 443, authAPI: http://a}", "server"),
         ("tcp: []", "server"),
         ("id1: {secret: s}\nid2: {verifier: v}", "users"),
     ],

@@ -99,7 +99,11 @@ def test_with_one_service_the_order_does_not_matter():
         ("server", "-c", "--c: needs a value"),
         ("server", "--addr 1 --addr=2", "--addr: is there twice"),
         ("server", "-c a --config b", "-config: is there twice"),
-        ("server", "--connections ten", '--connections: found "ten", allowed: a whole number from 1 to 1000'),
+        (
+            "server",
+            "--connections ten",
+            '--connections: found "ten", allowed: a whole number from 0 to 1000000',
+        ),
         (
             "server",
             "--logLevel loud",

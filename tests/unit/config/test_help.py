@@ -43,8 +43,10 @@ def test_services_are_part_of_the_client():
 def test_what_is_not_available_stands_apart():
     text = role_help("server", False, 80)
     available, later = text.split("Not available yet:")
-    assert "--tlsAddr" not in available
-    assert "--tlsAddr" in later
+    assert "--tlsAddr" in available
+    assert "--tlsAddr" not in later
+    assert "--quicAddr" not in available
+    assert "--quicAddr" in later
 
 
 def test_chinese():

@@ -1,24 +1,18 @@
-"""Whole configurations: precedence, users, services, what does not fit together, and files of any content."""
+"""Whole configurations: precedence, users, services, what does not fit together."""
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from gtapp.config.config_file import read_config_file, role_of
-from gtapp.config.environ import read_environ
-from gtapp.config.flags import read_flags
 from gtapp.config.load import load_client, load_server, load_users
-from gtapp.config.options import OPTIONS, SERVICE, USER, ServerOptions
-from gtapp.config.problems import Problems
-from gtapp.config.schema import Option
-from gtapp.config.values import URL, Address
+from gtapp.config.options import ServerOptions
+from gtapp.config.values import PORT_RANGE, URL, Address, PortRange
 from gtapp.errors import ConfigError
 
 SERVER = ["--addr", "80", "--id", "id1", "--secret", "s1"]
 CLIENT = ["--id", "id1", "--secret", "s1", "--remote", "tcp://a:1", "--local", "http://b:2"]
+BASIC_AUTH = f"me:$argon2id$v=19$m=65536,t=3,p=4${'a' * 22}${'b' * 43}"
 VERIFIER = f"SCRAM-SHA-256$65536:MDEyMzQ1Njc4OWFiY2RlZg==${'A' * 43}=:{'b' * 43}="
 
 
@@ -85,7 +79,7 @@ def test_users_of_a_users_file_alone(yml):
 
 def test_an_empty_address_switches_it_off(yml):
     yml.write_text("options: {addr: '', users: nowhere.yml}")
-    assert "there is nothing to listen on" in error_of(load_server, [*SERVER, "--addr="][2:])
+    assert "there is nowhere for tunnels to come in" in error_of(load_server, [*SERVER, "--addr="][2:])
 
 
 def test_a_secret_is_made_when_there_is_none():
@@ -93,6 +87,8 @@ def test_a_secret_is_made_when_there_is_none():
     first, second = (load_client(words, {}).options.secret for _ in range(2))
     assert first != second
     assert len(first) >= 32
+    assert load_client(words, {}, "made before").options.secret == "made before"
+    assert load_client(CLIENT, {}, "made before").options.secret == "s1"
 
 
 def test_services_of_flags_environment_and_file_are_all_published(yml):
@@ -102,15 +98,155 @@ def test_services_of_flags_environment_and_file_are_all_published(yml):
     assert [service.host_prefix for service in config.services] == ["flag", "id1", "file"]
 
 
+def test_a_user_has_its_own_limits_and_the_servers_otherwise(yml):
+    yml.write_text(
+        "options: {addr: 1, tcpNumber: 3, speed: 1000, connections: 4}\n"
+        "tcp: [{range: 10-20}]\n"
+        "host: {number: 5, regex: [^a$, ^b$], withID: true}\n"
+        "users:\n"
+        "  all: {secret: s}\n"
+        "  own: {secret: s, tcp: [{range: 1-2}, {range: 4-4}], tcpNumber: 0, speed: 7, connections: 2,"
+        " host: {number: 0, regex: [], withID: false}, allowIPs: 10.0.0.0/8, disabled: yes}\n"
+        "  zero: {secret: s, tcp: [], speed: 0, connections: 0}\n"
+        "  none: {secret: s, tcpRange: []}\n"
+    )
+    users = load_server(["-c", str(yml)], {}).users
+    everybody = (PortRange(10, 20),)
+    assert {
+        user.id: (user.tcp_range, user.tcp_number, user.speed, user.connections) for user in users.values()
+    } == {
+        "all": (everybody, 3, 1000, 4),
+        "own": ((PortRange(1, 2), PortRange(4, 4)), 0, 7, 2),
+        "zero": (everybody, 3, 1000, 4),
+        "none": ((), 3, 1000, 4),
+    }
+    assert {id: (user.host_number, user.host_regex, user.host_with_id) for id, user in users.items()} == {
+        "all": (5, ("^a$", "^b$"), True),
+        "own": (0, (), False),
+        "zero": (5, ("^a$", "^b$"), True),
+        "none": (5, ("^a$", "^b$"), True),
+    }
+    assert [(user.disabled, user.allow_ips, user.deny_ips) for user in (users["own"], users["all"])] == [
+        (True, (ip_network("10.0.0.0/8"),), ()),
+        (False, (), ()),
+    ]
+
+
+OVERLAPS = [
+    ("1-9", {"a": "9-10"}, ["a: 9-10 overlaps with 1-9, ports that everybody may open"]),
+    ("9-20", {"a": "1-65535"}, ["a: 1-65535 overlaps with 9-20, ports that everybody may open"]),
+    ("5-5", {"a": "5-5"}, ["a: 5-5 overlaps with 5-5, ports that everybody may open"]),
+    ("", {"a": "1-9", "b": "5-6"}, ['b: 5-6 overlaps with 1-9, ports of user "a"']),
+    (
+        "",
+        {"a": "20-30", "b": "1-9", "c": "8-20"},
+        ['c: 8-20 overlaps with 1-9, ports of user "b"', 'a: 20-30 overlaps with 8-20, ports of user "c"'],
+    ),
+    ("", {"a": "1-100,2-3", "b": "50-60"}, ['b: 50-60 overlaps with 1-100, ports of user "a"']),
+    ("1-100,5-6,101-110", {"a": "111-120,112-115,111-111", "b": "121-121"}, []),
+]
+
+
+@pytest.mark.parametrize(("everybody", "own", "expected"), OVERLAPS)
+def test_ports_of_a_user_are_nobody_elses(yml, everybody, own, expected):
+    lines = [f"{id}: {{secret: s, tcpRange: [{ranges}]}}" for id, ranges in own.items()]
+    yml.write_text("\n".join(lines))
+    words = ["--addr", "1", "--users", str(yml)]
+    words += [f"--tcpRange={ports}" for ports in everybody.split(",") if ports]
+    expected = [f"{yml}:{list(own).index(text[0]) + 1}: tcpRange{text[1:]}" for text in expected]
+    if not expected:
+        users = load_server(words, {}).users
+        assert load_users(yml, load_server(words, {}).options) == users
+        return
+    assert error_of(load_server, words).split("\n") == expected
+    with pytest.raises(ConfigError) as caught:
+        load_users(
+            yml, ServerOptions(tcp_range=tuple(map(PORT_RANGE.parse, filter(None, everybody.split(",")))))
+        )
+    assert str(caught.value).split("\n") == expected
+
+
+@pytest.mark.parametrize(
+    "words", ["--authAPI http://a", "--allowAnyClient", "--users {}", "--id a --secret s --users {}"]
+)
+def test_a_server_whose_users_come_from_elsewhere(yml, words):
+    yml.write_text("{}")
+    load_server(["--tlsAddr", "443", *words.format(yml).split()], {})
+
+
 NO_SERVICE = CLIENT[:-2]
+
+
+def test_the_kinds_of_services():
+    words = (
+        "--local http://a --hostPrefix A --useLocalAsHTTPHost --forwardedFor --allowIPs ::1 --denyIPs 10.0.0.0/8"
+        " --local https://b --proxyProtocol v2 --local https://c --hostPrefix a"
+        " --local tcp://d:1 --local tcp://d:1 --remoteTCPPort 7 --local tcp://d:2 --remoteTCPPort 7 --remoteTCPRandom"
+        " --local tcp://d:3 --remoteTCPRandom --local tcp://d:4 --remoteTCPPort 8 --remoteTCPRandom=false"
+    )
+    services = load_client([*NO_SERVICE, *words.split()], {}).services
+    assert [(str(each.local), each.host_prefix) for each in services[:3]] == [
+        ("http://a:80", "a"),
+        ("https://b:443", "id1"),
+        ("https://c:443", "a"),
+    ]
+    assert (services[0].use_local_as_http_host, services[0].forwarded_for) == (True, True)
+    assert (services[0].allow_ips, services[0].deny_ips) == (
+        (ip_network("::1"),),
+        (ip_network("10.0.0.0/8"),),
+    )
+    assert [each.proxy_protocol for each in services[:3]] == ["off", "v2", "off"]
+    assert [(each.host_prefix, each.remote_tcp_port, each.remote_tcp_random) for each in services[3:]] == [
+        (None, 0, True),
+        (None, 7, False),
+        (None, 7, True),
+        (None, 0, True),
+        (None, 8, False),
+    ]
+
+
+def test_what_is_not_in_use_may_be_off_for_any_kind_of_service(yml, caplog):
+    yml.write_text("""
+options: {id: id1, remote: a}
+services:
+- {local: tcp://a:1, useLocalAsHTTPHost: false, forwardedFor: false, basicAuth: ''}
+- {local: http://b, remoteTCPPort: 0, remoteTCPRandom: false}
+""")
+    services = load_client(["-c", str(yml)], {}).services
+    assert [each.remote_tcp_random for each in services] == [True, None]
+    assert not caplog.records
+
+
+def test_a_client_whose_remote_comes_from_elsewhere():
+    words = [*CLIENT[:4], *CLIENT[6:], "--remoteAPI", "https://a/b"]
+    options = load_client(words, {}).options
+    assert (options.remote, options.remote_api) == ((), "https://a/b")
+
+
 INVALID = [
     (
         load_server,
         "--id a --secret s",
         {},
-        "server: there is nothing to listen on, set addr (for example --addr 8080)",
+        "server: there is nowhere for tunnels to come in, set addr (for example --addr 8080) or tlsAddr",
     ),
-    (load_server, "--addr 1", {}, "server: there are no users, set --id and --secret, or users in a file"),
+    (
+        load_server,
+        "--sniAddr 443 --apiAddr 1 --id a --secret s",
+        {},
+        "server: there is nowhere for tunnels to come in, set addr (for example --addr 8080) or tlsAddr",
+    ),
+    (
+        load_server,
+        "--addr 1",
+        {},
+        "server: there are no users, set --id and --secret, or users in a file, or allowAnyClient to let in everybody",
+    ),
+    (load_server, [*SERVER, "--certFile", "a.pem"], {}, "--certFile: needs keyFile as well"),
+    (load_server, [*SERVER, "--keyFile", "a.key", "--certFile="], {}, "--keyFile: needs certFile as well"),
+    (load_server, SERVER, {"GT_API_CERT_FILE": "a"}, "GT_API_CERT_FILE: needs apiKeyFile as well"),
+    (load_server, [*SERVER, "--apiKeyFile", "a"], {}, "--apiKeyFile: needs apiCertFile as well"),
+    (load_server, [*SERVER, "--connections", "0"], {}, "--connections: is 0, no client could have a tunnel"),
     (
         load_server,
         "--addr 1 --id a --id b --secret s",
@@ -125,7 +261,8 @@ INVALID = [
     ),
     (load_server, "--addr 1 --id a", {}, "--id has 1 values, secret has 0: each id needs its secret"),
     (load_server, "--addr 1 --id a --id a --secret s --secret t", {}, "--id: an id is there twice"),
-    (load_server, [*SERVER, "--tlsAddr", "443"], {}, "--tlsAddr is not available yet"),
+    (load_server, [*SERVER, "--quicAddr", "443"], {}, "--quicAddr is not available yet"),
+    (load_server, [*SERVER, "--webAddr", "8000"], {}, "--webAddr is not available yet"),
     (load_server, [*SERVER, "--bbr"], {}, "--bbr is not available yet"),
     (load_server, SERVER, {"GT_WORKERS": "auto"}, "GT_WORKERS is not available yet"),
     (load_server, [*SERVER, "--users", "/nowhere.yml"], {}, "/nowhere.yml: there is no such file"),
@@ -143,23 +280,37 @@ INVALID = [
         {},
         "client: there is no service, set one (for example --local http://127.0.0.1:80)",
     ),
-    (load_client, [*CLIENT, "--remote", "tls://a"], {}, "--remote: tls:// is not available yet"),
     (load_client, [*CLIENT, "--remote", "quic://a"], {}, "--remote: quic:// is not available yet"),
-    (load_client, [*NO_SERVICE, "--local", "https://a"], {}, "--local: https:// is not available yet"),
-    (load_client, [*NO_SERVICE, "--local", "tcp://a:22"], {}, "--local: tcp:// is not available yet"),
-    (load_client, NO_SERVICE, {"GT_LOCAL": "https://a"}, "GT_LOCAL: https:// is not available yet"),
-    (load_client, [*CLIENT, "--remoteTCPPort", "22"], {}, "--remoteTCPPort is not available yet"),
+    (load_client, [*CLIENT, "--remoteSTUN", "a:1"], {}, "--remoteSTUN is not available yet"),
+    (
+        load_client,
+        [*NO_SERVICE, "--local", "tcp://a:22", "--remoteTCPRandom=false"],
+        {},
+        "--local tcp://a:22: would get no port, set remoteTCPPort or remoteTCPRandom",
+    ),
+    (
+        load_client,
+        NO_SERVICE,
+        {"GT_LOCAL": "tcp://a:22", "GT_REMOTE_TCP_RANDOM": "off"},
+        "GT_LOCAL: would get no port, set remoteTCPPort or remoteTCPRandom",
+    ),
+    (
+        load_client,
+        [*NO_SERVICE, "--local", "tcp://a:22", "--forwardedFor"],
+        {},
+        "--forwardedFor: is not possible for tcp://, only for http",
+    ),
+    (
+        load_client,
+        [*NO_SERVICE, "--local", "https://a", "--basicAuth", BASIC_AUTH],
+        {},
+        "--basicAuth: is not possible for https://, only for http",
+    ),
     (
         load_client,
         CLIENT,
         {"GT_HOST_PREFIX": "p"},
         "GT_HOST_PREFIX: belongs to a service, set GT_LOCAL as well",
-    ),
-    (
-        load_client,
-        [*CLIENT, "--remoteConnections", "2", "--remoteIdleConnections", "3"],
-        {},
-        "client: remoteIdleConnections has to be at most remoteConnections",
     ),
     (
         load_client,
@@ -172,6 +323,12 @@ INVALID = [
         [*CLIENT, "--hostPrefix", "x", "--local", "http://c", "--hostPrefix", "X"],
         {},
         '--local http://c:80: host prefix "x" is that of --local http://b:2, set another hostPrefix',
+    ),
+    (
+        load_client,
+        [*CLIENT, "--local", "https://c", "--local", "https://d"],
+        {},
+        '--local https://d:443: host prefix "id1" is that of --local https://c:443, set another hostPrefix',
     ),
     (
         load_client,
@@ -198,21 +355,15 @@ def test_a_file_that_asks_for_what_is_not_available(yml):
 version: 1.0
 options:
   addr: 80
-  sniAddr: 443
-  logLevel: info
+  quicAddr: 443
+  bbr: false
   timeout: 90s
   stunAddr: 3478
-  speed: 0
-users:
-  id1:
-    secret: secret1
-    tcp:
-      - range: 10000-15000
+users: {id1: {secret: secret1}}
 """)
     assert error_of(load_server, ["-c", str(yml)]).split("\n") == [
-        f"{yml}:5: sniAddr is not available yet",
+        f"{yml}:5: quicAddr is not available yet",
         f"{yml}:8: stunAddr is not available yet",
-        f"{yml}:13: tcp is not available yet",
     ]
 
 
@@ -245,150 +396,3 @@ def test_errors_show_no_secrets(yml):
         "users: {a: s3cret, b: {secret: [s3cret]}, c: {verifier: s3cret}, d: {secret: {s3cret: 1}}}\n"
     )
     assert "s3cret" not in error_of(load_server, ["-c", str(yml), "--secret", "s3cret" * 50])
-
-
-SAMPLES = {  # texts by what --help calls them; those that the option's own range refuses are left out
-    "": ["true", "false"],
-    "TEXT": ["a", "é b", "'\"#: {", "-x", "0123", "yes", "null", "~", VERIFIER],
-    "FILE": ["/etc/gt.pem", "auto", "a b.yml"],
-    "NUMBER": ["0", "1", "7", "50", "600", "8080", "0.25", "1.0", "auto"],
-    "DURATION": ["100ms", "30s", "5m", "1m500ms", "1.5h", "720h"],
-    "BYTES": ["1", "1000", "512MiB", "3KiB"],
-    "BYTES/S": ["1", "1000", "512MiB", "3KiB"],
-    "ADDRESS": ["80", ":80", "0.0.0.0:80", "[::1]:80", "localhost:0"],
-    "PORTS": ["22", "1024-65535"],
-    "NETWORK": ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"],
-    "LABEL": ["blog", "Blog-1", "1"],
-    "REGEX": ["^[0-9]+$", "a|b", "#x: 'y'"],
-    "NAME": ["Host", "X-GT-Host"],
-    "URL": ["tcp://a:1", "http://[::1]:8080", "https://a", "quic://example.com", "tls://a"],
-}
-ENTRIES = [
-    pytest.param(role, entry, id=f"{role}-{entry.key}")
-    for role, table in (*OPTIONS.items(), ("service", SERVICE), ("user", USER))
-    for entry in table.values()
-]
-
-
-def samples_of(entry: Option) -> dict[str, object]:
-    found = {}
-    for text in SAMPLES.get(entry.kind.metavar, entry.kind.metavar.split("|")) + entry.kind.allowed.split(
-        ", "
-    ):
-        try:
-            found[text] = entry.kind.parse(text)
-        except ValueError:
-            continue
-    return found
-
-
-def read_all(path: Path, role: str, entry: Option, texts: list[str], shown: object) -> list[object]:
-    """What the option is when it is given by a file, by flags and by the environment."""
-    problems = Problems()
-    local = {} if entry.key == "local" or role != "service" else {"local": "http://a"}
-    document = {
-        "service": {"services": [local | {entry.key: shown}]},
-        "user": {"users": {"id1": {"secret": "s"} | {entry.key: shown}}},
-    }.get(role, {"options": {entry.key: shown}})
-    path.write_text(yaml.safe_dump(document, allow_unicode=True))
-    contents = read_config_file(path, {"service": "client", "user": "server"}.get(role, role), problems)
-    words = [f"{entry.flag}={text}" for text in texts]
-    if role == "user":
-        found = [contents.users["id1"].given]
-    elif role == "service":
-        flags = read_flags([f"--local={each}" for each in local.values()] + words, {}, SERVICE, problems)
-        found = [contents.services[0].given, flags.services[0]]
-    else:
-        found = [contents.options, read_flags(words, OPTIONS[role], {}, problems).options]
-    if role != "user" and not any("," in text for text in texts):
-        found.append(read_environ({entry.env: ",".join(texts)}, {entry.key: entry}, problems))
-    problems.check()
-    return [values[entry.key].value for values in found]
-
-
-@pytest.mark.parametrize(("role", "entry"), ENTRIES)
-def test_every_option_is_the_same_by_file_flag_and_variable(yml, role, entry):
-    samples = samples_of(entry)
-    assert len(samples) > 1 or entry.key == "verifier"
-    for text, value in samples.items():
-        expected = (value,) if entry.many else value
-        assert set(read_all(yml, role, entry, [text], text)) == {expected}
-        assert set(read_all(yml, role, entry, [text], entry.show(expected))) == {expected}
-    if entry.many:
-        assert set(read_all(yml, role, entry, list(samples), list(samples))) == {tuple(samples.values())}
-
-
-KEYS = sorted({key for table in (*OPTIONS.values(), SERVICE, USER) for key in table})
-WORDS = [
-    *KEYS,
-    "type",
-    "version",
-    "users",
-    "services",
-    "options",
-    "tcp",
-    "host",
-    "range",
-    "number",
-    "<<",
-    "id1",
-]
-TEXTS = sorted({text for texts in SAMPLES.values() for text in texts} | {"server", "client", ""})
-TREES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(TEXTS) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=6),
-    max_leaves=30,
-)
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def load_anyhow(path: Path, data: bytes) -> None:
-    """Load `data` in every role. ConfigError is the one error there may be; it is short and has no line too many."""
-    path.write_bytes(data)
-    words = ["-c", str(path)]
-    for load in (
-        lambda: load_server(words, {}),
-        lambda: load_client(words, {}),
-        lambda: load_users(path, ServerOptions()),
-        lambda: role_of(path),
-    ):
-        try:
-            load()
-        except ConfigError as error:
-            lines = str(error).split("\n")
-            assert len(lines) <= 21
-            assert all(line.isprintable() for line in lines)
-
-
-@FUZZ
-@given(data=st.binary(max_size=300))
-def test_any_bytes_are_a_configuration_or_a_config_error(yml, data):
-    load_anyhow(yml, data)
-
-
-@FUZZ
-@given(data=st.text("aiou1{}[]:,-&*<>|?!#%@'\"\\ \n\t", max_size=60))
-def test_any_yaml_punctuation_is_a_configuration_or_a_config_error(yml, data):
-    load_anyhow(yml, data.encode())
-
-
-@FUZZ
-@given(
-    top=st.fixed_dictionaries(
-        {}, optional=dict.fromkeys(("type", "version", "options", "users", "services", "tcp", "host"), TREES)
-    )
-)
-def test_any_tree_of_known_keys_is_a_configuration_or_a_config_error(yml, top):
-    load_anyhow(yml, yaml.safe_dump(top, allow_unicode=True).encode())
-
-
-@FUZZ
-@given(
-    words=st.lists(st.sampled_from([f"--{key}" for key in KEYS] + TEXTS) | st.text(max_size=6), max_size=8)
-)
-def test_any_command_line_is_a_configuration_or_a_config_error(words):
-    for load in (load_server, load_client):
-        try:
-            load([word for word in words if word not in ("-c", "--c", "--users")], {})
-        except ConfigError:
-            pass

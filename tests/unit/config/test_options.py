@@ -15,9 +15,11 @@ from gtapp.config.options import (
     User,
 )
 from gtapp.config.schema import Option, Section
+from gtapp.config.values import URL
 
-SHARED = """
-    webAddr webCertFile webKeyFile admin password signingKey
+CONSOLE = "webAddr webCertFile webKeyFile admin password signingKey"
+SHARED = f"""
+    {CONSOLE}
     logFile logFileMaxSize logFileMaxCount logLevel logFormat
     sentryDSN sentryLevel sentrySampleRate sentryRelease sentryEnvironment sentryServerName sentryDebug
 """
@@ -37,18 +39,16 @@ KEYS = {
     "service": """
         local hostPrefix remoteTCPPort remoteTCPRandom localTimeout useLocalAsHTTPHost
         proxyProtocol forwardedFor basicAuth allowIPs denyIPs""",
-    "user": f"secret verifier {LIMITS}",
+    "user": f"secret verifier disabled {LIMITS} allowIPs denyIPs",
 }
-AVAILABLE = {
-    "server": """
-        addr id secret users connections httpMUXHeader maxHandShakeOptions timeout timeoutOnUnidirectionalTraffic
-        logFile logFileMaxSize logFileMaxCount logLevel logFormat protocols""",
-    "client": """
-        id secret remote remoteConnections remoteIdleConnections remoteTimeout reconnectDelay protocol
-        allowPlainSecret logFile logFileMaxSize logFileMaxCount logLevel logFormat""",
-    "connect": "",
-    "service": "local hostPrefix localTimeout",
-    "user": "secret verifier connections",
+LATER = {
+    "server": f"{CONSOLE} quicAddr bbr quicEngine stunAddr stunLogLevel workers drainTimeout",
+    "client": f"""
+        {CONSOLE} bbr quicEngine remoteSTUN webrtcConnections webrtcConnectionIdleTimeout webrtcMinPort webrtcMaxPort
+        webrtcLogLevel webrtcThreadMode tcpForwardAddr tcpForwardHostPrefix tcpForwardConnections workers""",
+    "connect": KEYS["connect"],
+    "service": "",
+    "user": "",
 }
 TABLES = {**OPTIONS, "service": SERVICE, "user": USER}
 CLASSES = {
@@ -69,9 +69,9 @@ def test_the_table_has_every_key(name):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_what_is_available(name):
-    available = [key for key, entry in TABLES[name].items() if entry.available]
-    assert sorted(available) == sorted(AVAILABLE[name].split())
+def test_what_is_not_available_yet(name):
+    later = [key for key, entry in TABLES[name].items() if not entry.available]
+    assert sorted(later) == sorted(LATER[name].split())
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -123,6 +123,7 @@ def test_help_is_one_line_in_both_languages(entry: Option):
             "GT_USE_LOCAL_AS_HTTP_HOST",
         ),
         ("service", "allowIPs", "allow_ips", "--allowIPs", "GT_ALLOW_IPS"),
+        ("user", "denyIPs", "deny_ips", "--denyIPs", "GT_DENY_IPS"),
     ],
 )
 def test_names(role, key, name, flag, env):
@@ -147,3 +148,4 @@ def test_secrets_are_marked_and_kept_out_of_repr():
     assert "s3cret" not in repr(ServerOptions(secret=("s3cret",)))
     assert "s3cret" not in repr(ClientOptions(secret="s3cret"))
     assert "s3cret" not in repr(User(id="a", secret="s3cret"))
+    assert "s3cret" not in repr(Service(local=URL("http", "a", 80), basic_auth="s3cret"))

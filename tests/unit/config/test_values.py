@@ -10,6 +10,7 @@ from gtapp.config.values import URL, Address, PortRange
 REMOTE = values.url({"tcp": 80, "tls": 443}, default="tcp")
 LOCAL = values.url({"http": 80, "tcp": None})
 VERIFIER = f"SCRAM-SHA-256$65536:MDEyMzQ1Njc4OWFiY2RlZg==${'A' * 43}=:{'b' * 43}="
+BASIC_AUTH = f"me:$argon2id$v=19$m=65536,t=3,p=4${'a' * 22}${'b' * 43}"
 
 VALID = [
     (values.ADDRESS, "80", Address("", 80), ":80"),
@@ -40,6 +41,8 @@ VALID = [
     (values.BOOLEAN, "true", True, True),
     (values.BOOLEAN, "OFF", False, False),
     (values.BOOLEAN, "1", True, True),
+    (values.BOOLEAN, "T", True, True),
+    (values.BOOLEAN, "n", False, False),
     (values.integer(1, 10), "10", 10, 10),
     (values.integer(1, 10), "007", 7, 7),
     (values.choice("info", "warn"), "WARN", "warn", "warn"),
@@ -47,6 +50,13 @@ VALID = [
     (values.FRACTION, "1", 1.0, 1.0),
     (values.PORT_RANGE, "1024-65535", PortRange(1024, 65535), "1024-65535"),
     (values.PORT_RANGE, "22", PortRange(22, 22), "22-22"),
+    (values.PORT_RANGE, "0", PortRange(1, 65535), "1-65535"),
+    (values.PORT_RANGE, "0-80", PortRange(1, 80), "1-80"),
+    (values.WEB_URL, "", "", ""),
+    (values.WEB_URL, "HTTP://[::1]:8080", "HTTP://[::1]:8080", "HTTP://[::1]:8080"),
+    (values.WEB_URL, *["https://u:p@example.com/api/auth?a=b,c&d=%20#e"] * 3),
+    (values.BASIC_AUTH, BASIC_AUTH, BASIC_AUTH, BASIC_AUTH),
+    (values.BASIC_AUTH, "", "", ""),
     (values.NETWORK, "10.0.0.0/8", ipaddress.ip_network("10.0.0.0/8"), "10.0.0.0/8"),
     (values.NETWORK, "::1", ipaddress.ip_network("::1/128"), "::1/128"),
     (values.HOST_PREFIX, "Blog-1", "blog-1", "blog-1"),
@@ -79,11 +89,45 @@ INVALID = [
     ),
     (values.DURATION, ["9" * 12 + "h", "9" * 13 + "ms", "5s\n", "infs", "nans"]),
     (values.SIZE, ["", "-1", "1.5MiB", "1MB", "1 MiB", "9" * 16, "0x10", "1_000"]),
-    (values.BOOLEAN, ["", "maybe", "2", "t", "true "]),
+    (values.BOOLEAN, ["", "maybe", "2", "tr", "true "]),
     (values.integer(1, 10), ["", "0", "11", "1.0", "+1", "1_0", "0x1", "9" * 5000, "٣", "ten"]),
     (values.choice("info", "warn"), ["", "warning", "info "]),
     (values.FRACTION, ["", "1.1", "-0.1", "0.12345", "nan", "1e-3", "1.", "2"]),
-    (values.PORT_RANGE, ["", "0-1", "2-1", "1-65536", "1-2-3", "-", "1-", "a-b"]),
+    (
+        values.PORT_RANGE,
+        ["", "0-0", "1-0", "-1", "1-65537", "65536", "2-1", "1-65536", "1-2-3", "-", "1-", "a-b"],
+    ),
+    (
+        values.WEB_URL,
+        ["example.com", "//example.com", "ftp://a", "http://", "http://:80", "http:a", "/a", "http:"],
+    ),
+    (
+        values.WEB_URL,
+        ["http://a:0", "http://a:65536", "http://a:b", "http://[::1", "http://a b", "http://a\n"],
+    ),
+    (
+        values.BASIC_AUTH,
+        [
+            "me:s3cret",
+            "me",
+            BASIC_AUTH.removeprefix("me"),
+            BASIC_AUTH.removeprefix("me:"),
+            "x" * 201 + BASIC_AUTH,
+            "a:" + BASIC_AUTH,
+            "\x00" + BASIC_AUTH,
+            BASIC_AUTH + "\n",
+            BASIC_AUTH + "$",
+            BASIC_AUTH + "=",
+            BASIC_AUTH.rpartition("$")[0],
+            BASIC_AUTH.replace("argon2id", "argon2i"),
+            BASIC_AUTH.replace("v=19", "v=16"),
+            BASIC_AUTH.replace("m=65536", "m=0"),
+            BASIC_AUTH.replace("m=65536", "m=1000000"),
+            BASIC_AUTH.replace("t=3", "t=0"),
+            BASIC_AUTH.replace("p=4", "p="),
+            BASIC_AUTH.replace("aaaaaaaaaaaaaaaaaaaaaa$", "aa$"),
+        ],
+    ),
     (values.NETWORK, ["", "10.0.0.1/8", "example.com", "10.0.0.0/33"]),
     (values.HOST_PREFIX, ["", "a.b", "-a", "a-", "a b", "é", "a" * 64, "a\n", "*"]),
     (values.HEADER_NAME, ["", "Host:", "a b", "é", "X\r\nY", "a" * 101]),
