@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from gevent import get_hub
 
-from gtapp.relay.sockets import EV_READ, EV_WRITE, reset_on_close, send_some
+from gtapp.relay.sockets import EV_READ, EV_WRITE, Socket, reset_on_close, send_some
 
 log = logging.getLogger("gt.link")
 
@@ -37,11 +37,11 @@ class Feeder(Protocol):
 
 
 class Link:
-    """A TCP connection to the other end of a tunnel; `sock` is a plain socket (`relay.sockets`).
+    """A TCP or TLS connection to the other end of a tunnel.
 
     `on_data(view)` gets what was read; the view is only good until it returns. `on_lost(reason)` is called
     once, when the connection ends in a way that nobody here asked for. `queued` is the number of bytes
-    written and not yet taken by the kernel.
+    written and not yet taken by the socket.
     """
 
     __slots__ = (
@@ -49,7 +49,7 @@ class Link:
         "bytes_in", "bytes_out", "closed", "on_data", "on_lost", "peer", "queued", "sock",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    def __init__(self, sock: Socket, peer: str) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
@@ -68,8 +68,8 @@ class Link:
         self._finishing = False
         self._paused = False
         self._feeders: deque[Feeder] = deque()
-        self._reader: Any = self._loop.io(sock.fileno(), EV_READ)
-        self._writer: Any = self._loop.io(sock.fileno(), EV_WRITE)
+        self._reader = sock.watch(EV_READ)
+        self._writer = sock.watch(EV_WRITE)
         self._timer: Any = None
 
     def __repr__(self) -> str:

@@ -16,11 +16,14 @@ MAX_WAITING = 4  # messages that nobody has looked at: the server's last one and
 class Opening:
     """Takes over a tunnel's `on_control` and `on_closed` until the owner sets its own.
 
+    More than `max_waiting` messages that nobody has looked at are a protocol error.
+
     Use it inside `gevent.Timeout`; `receive` raises LinkError when the tunnel ends first.
     """
 
-    def __init__(self, tunnel: Tunnel) -> None:
+    def __init__(self, tunnel: Tunnel, max_waiting: int = MAX_WAITING) -> None:
         self._tunnel = tunnel
+        self._max_waiting = max_waiting
         self._messages: deque[Any] = deque()
         self._ended: str | None = None
         self._event = Event()
@@ -53,7 +56,7 @@ class Opening:
             on_control(self._messages.popleft())
 
     def _arrived(self, message: Any) -> None:
-        if len(self._messages) >= MAX_WAITING:
+        if len(self._messages) >= self._max_waiting:
             self._tunnel.broken("too many messages in the opening")
             return
         self._messages.append(message)

@@ -4,16 +4,14 @@ The server has one per visitor, the client one per connection to a local service
 """
 
 import contextlib
+import errno
 import logging
 import socket
 from collections.abc import Sequence
-from typing import Any
-
-from gevent import get_hub
 
 from gtapp.observe.metrics import counters
 from gtapp.relay.link import HIGH_WATER
-from gtapp.relay.sockets import EV_READ, EV_WRITE, reset_on_close, send_some
+from gtapp.relay.sockets import EV_READ, EV_WRITE, Socket, Watcher, reset_on_close, send_some
 from gtapp.relay.stream import Stream
 from gtapp.wire import frames
 
@@ -63,7 +61,7 @@ class Pump:
         stream.sink = self
         self.stream = stream
         self.idle = idle
-        self.sock: socket.socket  # from `attach` on
+        self.sock: Socket  # from `attach` on
         self.delivered_any = False  # whether the local socket has been sent anything
         self._body = _buffer[stream.tunnel.frames.data_header_bytes :]
         self._pending: list[bytes | memoryview] = []
@@ -75,20 +73,20 @@ class Pump:
         self._deaf = False  # a write has failed
         self._answered = False  # something has been read since then
         self._closed = False
-        self._reader: Any = None
-        self._writer: Any = None
+        self._reader: Watcher  # from `attach` on
+        self._writer: Watcher | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "waiting" if self._waiting else "open"
         return f"<Pump {state} pending={self._pending_bytes} {self.stream!r}>"
 
-    def attach(self, sock: socket.socket, first: Sequence[bytes] = ()) -> None:
-        """Take over `sock`, a connected plain socket, and begin to relay.
+    def attach(self, sock: Socket, first: Sequence[bytes] = ()) -> None:
+        """Take over `sock`, a connected socket, and begin to relay.
 
         `first` is what the stream has received before.
         """
         self.sock = sock
-        self._reader = get_hub().loop.io(sock.fileno(), EV_READ)
+        self._reader = sock.watch(EV_READ)
         if self.stream.eof_received and not self.stream.tunnel.has_windows:
             self._read_end = True  # protocol 1: that ended both directions
         elif self.stream.send_window > 0:
@@ -127,7 +125,7 @@ class Pump:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            if self._deaf and self._answered:
+            if self._deaf and self._answered and not stream.tunnel.is_server:
                 self._end_of_input()
             else:
                 self._fail(frames.CANCELLED)
@@ -173,8 +171,8 @@ class Pump:
                 sent = self.sock.send(data)
             except (BlockingIOError, InterruptedError):
                 pass
-            except OSError:
-                if self._write_failed():
+            except OSError as error:
+                if self._write_failed(error):
                     self.stream.delivered(size)
                 return
             self.delivered_any = True
@@ -195,10 +193,14 @@ class Pump:
             self._pending.append(data)
         self._pending_bytes += len(data)
 
-    def _write_failed(self) -> bool:
+    def _write_failed(self, error: OSError) -> bool:
         """The local side takes no more, but an answer may have come before it closed (an early 413): read on,
-        and drop what still arrives for it. False when that is no use and the pump is closed."""
-        if self._read_end or self._waiting or self.stream.send_window <= 0:
+        and drop what still arrives for it. False when that is no use and the pump is closed.
+
+        A service that answers and closes at once may reset the connection, and means its end. What a visitor sends
+        before a reset is cut off somewhere; only EPIPE says that its end has come before."""
+        is_cut = self.stream.tunnel.is_server and error.errno != errno.EPIPE
+        if is_cut or self._read_end or self._waiting or self.stream.send_window <= 0:
             self._fail(frames.CANCELLED)
             return False
         self._deaf = True
@@ -228,7 +230,7 @@ class Pump:
 
     def _write_later(self) -> None:
         if self._writer is None:
-            self._writer = get_hub().loop.io(self.sock.fileno(), EV_WRITE)
+            self._writer = self.sock.watch(EV_WRITE)
         if not self._writer.active:
             self._writer.start(self._writable)
 
@@ -248,8 +250,8 @@ class Pump:
                 self._writer.stop()
             if self.stream.eof_received:
                 self._end_of_output()
-        except OSError:
-            self._write_failed()
+        except OSError as error:
+            self._write_failed(error)
         except Exception:
             log.exception("%r: unexpected error, closing it", self)
             self._fail(frames.CANCELLED)
@@ -276,7 +278,7 @@ class Pump:
             counters.streams_reset += 1
         self._close(reset=reason is not None)
 
-    def detach(self) -> socket.socket:
+    def detach(self) -> Socket:
         """Give the local socket away; the pump is done."""
         self._stop()
         return self.sock

@@ -3,25 +3,64 @@
 import contextlib
 import socket
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
-from gevent import monkey
+from gevent import get_hub, monkey
 
 EV_READ, EV_WRITE = 1, 2  # libev's
 JOIN_BYTES = 32 * 1024  # up to here one copy is cheaper than a scatter list
 IOV_MAX = 1024  # Linux's limit for one sendmsg
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
-_socket_class: type[socket.socket] = monkey.get_original("socket", "socket")
+
+if TYPE_CHECKING:
+    _System = socket.socket
+else:
+    _System = monkey.get_original("socket", "socket")
 
 
-def plain_socket(family: int, fd: int | None = None) -> socket.socket:
-    """A non-blocking TCP socket, new or around `fd`, whose calls are the system's."""
-    sock = _socket_class(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
+class Watcher(Protocol):
+    """Calls back, from the hub, whenever its socket is ready; `loop.io` is one."""
+
+    @property
+    def active(self) -> bool: ...
+    def start(self, callback: Callable[..., Any], *args: Any) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Socket(Protocol):
+    """A connection for the data path: what it says is that of `socket.socket`, and nothing waits.
+
+    Whoever wants to know when it is ready asks it for a watcher: bytes may also wait in the socket object.
+    """
+
+    def fileno(self) -> int: ...
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, /) -> int: ...
+    def send(self, data: bytes | memoryview, /) -> int: ...
+    def sendmsg(self, buffers: list[bytes | memoryview], /) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+    def setsockopt(self, level: int, option: int, value: int | bytes, /) -> None: ...
+    def getpeername(self) -> Any: ...
+    def watch(self, events: int) -> Watcher: ...
+
+
+class PlainSocket(_System):
+    """A TCP socket whose calls are the system's."""
+
+    def watch(self, events: int) -> Watcher:
+        """A watcher of EV_READ or EV_WRITE, not started."""
+        return get_hub().loop.io(self.fileno(), events)  # type: ignore[return-value]  # it has `active`
+
+
+def plain_socket(family: int, fd: int | None = None) -> PlainSocket:
+    """A non-blocking TCP socket, new or around `fd`."""
+    sock = PlainSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
     sock.setblocking(False)
     return sock
 
 
-def take_over(sock: socket.socket) -> socket.socket:
+def take_over(sock: socket.socket) -> PlainSocket:
     """The plain socket for the connection of gevent's `sock`, which is used up."""
     return plain_socket(int(sock.family), sock.detach())
 
@@ -34,13 +73,13 @@ def show_address(name: Any) -> str:
     return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
 
 
-def reset_on_close(sock: socket.socket) -> None:
+def reset_on_close(sock: Socket) -> None:
     """Make the coming close() a TCP reset, so that nobody takes an aborted transfer for a complete one."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
 
 
-def send_some(sock: socket.socket, chunks: list[bytes | memoryview], total: int) -> int:
+def send_some(sock: Socket, chunks: list[bytes | memoryview], total: int) -> int:
     """Send what one system call takes of `chunks` (`total` bytes together) and remove that from the list.
 
     Returns the bytes sent, 0 when the socket is full. Raises OSError when the connection is gone.

@@ -115,6 +115,11 @@ class Stream:
             self._holding = False
             self.tunnel.release(self)
 
+    def held_by_us(self) -> None:
+        """What is undelivered waits for its user's speed, not for the local socket: nobody may be cut for that."""
+        if self._holding:
+            self.tunnel.hold(self)
+
     def _grant(self) -> None:
         """Send WINDOW; double the window of a stream that empties half of it within a round trip."""
         tunnel = self.tunnel

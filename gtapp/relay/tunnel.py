@@ -9,12 +9,14 @@ from gevent import get_hub
 
 from gtapp.errors import WireError
 from gtapp.observe import metrics
+from gtapp.observe.logs import Limited
 from gtapp.observe.metrics import counters
 from gtapp.relay.link import Link
 from gtapp.relay.stream import Stream
 from gtapp.wire import compat, frames
 
 log = logging.getLogger("gt.tunnel")
+strangers = Limited("gt.tunnel")  # for lines that anybody can cause
 
 SPARE_WINDOW = 64 * 1024 * 1024  # how much the windows of a tunnel's streams may grow, all together
 PROBE_AFTER_S = 2.0  # written to and silent for so long: ask whether the other end is there
@@ -22,6 +24,7 @@ SUSPECT_AFTER_S = 3.0  # a PING unanswered for so long: don't count on this tunn
 DOUBTED_S = 10.0  # the same when its client has opened another tunnel meanwhile: it is dead
 LAST_STREAM_ID = 0xFFFF0000  # below protocol 1's signals; a tunnel that gets there is drained and replaced
 HOLD_S = 10.0  # protocol 1: how long one stream may keep the tunnel from being read, which stops all others
+HELD_PING_S = 15.0  # protocol 1: a client whose pings lie unread behind held data hears from us this often
 RTT_EVERY_S = 5.0  # how often a tunnel in use measures its round trip, which the windows grow by
 
 Frames = frames.Frames | compat.CompatFrames
@@ -67,6 +70,7 @@ class Tunnel:
         self._last_foreign_id = 0
         self._spare_window = SPARE_WINDOW
         self._holders: dict[Stream, float] = {}  # value: seconds, in ticks
+        self._held_s = 0.0  # of all of them, since the last unasked PING
         self._heard = True  # something has been read since the last tick
         self._silent = 0.0  # seconds, in ticks
         self._relayed_then = 0  # bytes_from_local when something was last heard
@@ -146,7 +150,7 @@ class Tunnel:
 
     def broken(self, reason: str) -> None:
         """The other end broke the protocol."""
-        log.warning("%s: protocol error, closing the tunnel: %s", self.name, reason)
+        strangers.warning("%s: protocol error, closing the tunnel: %s", self.name, reason)
         self.abort(f"protocol error: {reason}")
 
     def _ended(self, reason: str) -> None:
@@ -166,7 +170,7 @@ class Tunnel:
 
     # streams
 
-    def open(self, service: int, visitor: str, data: bytes) -> Stream:
+    def open(self, service: int, visitor: str, data: bytes, flags: int = 0) -> Stream:
         """Open a stream for `service` with the bytes already read from `visitor` ("203.0.113.9:51234").
 
         The caller gives it a sink at once. `data` is at most a window.
@@ -176,7 +180,7 @@ class Tunnel:
         self.streams[stream.id] = stream
         stream.send_window -= len(data)
         self.bytes_from_local += len(data)
-        self.link.write(self.frames.open(stream.id, service, visitor, data))
+        self.link.write(self.frames.open(stream.id, service, visitor, data, flags))
         if self._next_id > LAST_STREAM_ID:
             self.drain()
         return stream
@@ -338,6 +342,11 @@ class Tunnel:
             if held > HOLD_S:
                 log.info("%s: cuts a stream that does not take its data and holds up the others", self.name)
                 stream.cut(frames.LIMIT)
+        if self._holders and self.is_server:
+            self._held_s += period
+            if self._held_s >= HELD_PING_S:  # what counts for a client is to hear something
+                self._held_s = 0.0
+                self.link.write(self.frames.ping(bytes(8)))
         if self._heard or self._holders:  # while we don't read, its silence says nothing
             self._heard = False
             self._silent = 0.0

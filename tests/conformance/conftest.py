@@ -1,8 +1,7 @@
-"""What the suite runs over: two tunnels connected by TCP, with a pump for each stream at both ends."""
+"""What the suite runs over: two tunnels connected by TCP or TLS, with a pump for each stream at both ends."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,9 +10,12 @@ import pytest
 from gtapp.relay.clock import Clock
 from gtapp.relay.link import Link
 from gtapp.relay.pump import Idle, Pump
+from gtapp.relay.sockets import Socket, take_over
 from gtapp.relay.stream import Stream
 from gtapp.relay.tunnel import Tunnel
 from gtapp.wire import compat, frames
+from tests.support.certificates import make_pair
+from tests.support.encrypted import Contexts, both_ends, encrypted_pair
 from tests.support.relay import no_leaks, tcp_pair, turn, until
 
 __all__ = ["no_leaks"]
@@ -21,23 +23,32 @@ __all__ = ["no_leaks"]
 NEVER = Idle(1_000_000)
 
 
-def link_pair(buffer_bytes: int) -> tuple[Link, Link]:
-    near, far = tcp_pair(buffer_bytes)
-    far_plain = socket.socket(fileno=far.detach())
-    far_plain.setblocking(False)
-    return Link(near, "client"), Link(far_plain, "server")
+@pytest.fixture(scope="session")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
+    return Contexts(tmp_path_factory.mktemp("tls"), make_pair())
 
 
 class Way:
     """Visitors at a server, a tunnel, a client, and services: `visit` gives both outer ends of a new connection.
 
-    `link_buffer_bytes` and `local_buffer_bytes` are of the kernel's buffers, which make the way long.
+    `link_buffer_bytes` and `local_buffer_bytes` are of the kernel's buffers, which make the way long. `over`: "tcp",
+    "tls" for a link that is encrypted, "https" for visitors who are.
     """
 
-    def __init__(self, version: int, link_buffer_bytes: int = 0, local_buffer_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        version: int,
+        link_buffer_bytes: int = 0,
+        local_buffer_bytes: int = 0,
+        *,
+        over: str,
+        contexts: Contexts,
+    ) -> None:
         self.version = version
         self.local_buffer_bytes = local_buffer_bytes
-        links = link_pair(link_buffer_bytes)
+        self._over = over
+        self._contexts = contexts
+        links = self._link_pair(link_buffer_bytes)
         wires: tuple[Any, Any]
         if version == 3:
             wires = frames.Frames(), frames.Frames()
@@ -54,6 +65,12 @@ class Way:
         self.opened: list[frames.Open] = []
         self.visitor_pumps: list[Pump] = []
         self.service_pumps: list[Pump] = []
+
+    def _link_pair(self, buffer_bytes: int) -> tuple[Link, Link]:
+        near, far = tcp_pair(buffer_bytes)
+        ends: tuple[Socket, Socket]
+        ends = both_ends(near, far, self._contexts) if self._over == "tls" else (near, take_over(far))
+        return Link(ends[0], "client"), Link(ends[1], "server")
 
     def _watch(self, tunnel: Tunnel, name: str) -> None:
         tunnel.on_closed = lambda reason: self.ended.append(name)
@@ -77,7 +94,11 @@ class Way:
 
     def visit(self, data: bytes = b"", service: int = 0) -> tuple[Any, Any]:
         """A visitor comes, of whom `data` has been read: his socket, and the service's."""
-        sock, visitor = tcp_pair(self.local_buffer_bytes)
+        sock: Socket
+        if self._over == "https":
+            sock, visitor = encrypted_pair(self._contexts, self.local_buffer_bytes)
+        else:
+            sock, visitor = tcp_pair(self.local_buffer_bytes)
         self._outer.append(visitor)
         pump = Pump(self.server.open(service, "192.0.2.1:5", data), NEVER)
         pump.attach(sock)
@@ -107,13 +128,13 @@ class Way:
                 pump.deliver_reset(frames.CANCELLED)
 
 
-@pytest.fixture
-def ways() -> Iterator[Callable[..., Way]]:
+@pytest.fixture(params=["tcp", "tls", "https"])
+def ways(request: pytest.FixtureRequest, contexts: Contexts) -> Iterator[Callable[..., Way]]:
     """ways(version, ...) makes a `Way`, which is closed after the test."""
     made: list[Way] = []
 
     def make(*args: Any, **kwargs: Any) -> Way:
-        made.append(Way(*args, **kwargs))
+        made.append(Way(*args, **kwargs, over=request.param, contexts=contexts))
         return made[-1]
 
     yield make

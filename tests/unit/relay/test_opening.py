@@ -72,6 +72,15 @@ def test_too_many_messages_end_it(make_tunnel: MakeTunnel) -> None:
         opening.receive()
 
 
+def test_as_many_messages_as_its_owner_expects(make_tunnel: MakeTunnel) -> None:
+    made = make_tunnel()
+    opening = Opening(made.tunnel, MAX_WAITING + 3)
+    made.tunnel.start()
+    made.far.send(*[made.far.frames.control({"type": "hello"})] * (MAX_WAITING + 3))
+    until(lambda: len(opening._messages) == MAX_WAITING + 3)
+    assert not made.tunnel.closed
+
+
 def test_a_signal_is_no_message(make_tunnel: MakeTunnel) -> None:
     made = make_tunnel(version=1, is_server=False)
     opening = Opening(made.tunnel)

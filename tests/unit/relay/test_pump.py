@@ -535,7 +535,7 @@ def test_pending_bytes_that_move_are_traffic(make_scene: MakeScene) -> None:
     scene = make_scene(buffer_bytes=8192, idle=Idle(10)).attach()
     scene.send(bytes(INITIAL_WINDOW))
     until(lambda: scene.stream.undelivered > 0)
-    for _ in range(5):
+    for _ in range(2):
         ticks(scene, 9)
         before = scene.stream.undelivered
         while scene.stream.undelivered == before:
@@ -555,7 +555,9 @@ def test_detach_gives_the_socket_away(make_scene: MakeScene) -> None:
     assert sock is scene.sock
     scene.local.sendall(b"not for the pump")
     turn(5)
-    assert sock.recv(100) == b"not for the pump"
+    buffer = bytearray(100)
+    assert sock.recv_into(memoryview(buffer)) == 16
+    assert buffer[:16] == b"not for the pump"
     scene.pump.link_has_room()
     scene.pump.window_opened()
     scene.pump.deliver(memoryview(b"x"))

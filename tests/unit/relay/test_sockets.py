@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
-import gevent.socket
 import pytest
 
 from gtapp.relay import sockets
 from gtapp.relay.sockets import (
+    EV_READ,
+    EV_WRITE,
     IOV_MAX,
     JOIN_BYTES,
+    PlainSocket,
     plain_socket,
     reset_on_close,
     send_some,
     show_address,
     take_over,
 )
-from tests.support.relay import random_bytes, read_all, read_exactly, tcp_pair, turn
+from tests.support.relay import random_bytes, read_all, read_exactly, tcp_pair, turn, until
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_plain_socket_is_the_systems_and_does_not_block() -> None:
     with plain_socket(socket.AF_INET) as sock:
-        assert type(sock) is socket.socket
+        assert type(sock) is PlainSocket
         assert sock.gettimeout() == 0
 
 
@@ -124,6 +131,83 @@ def test_the_system_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sockets.send_some(Interrupted(), [b"x"], 1) == 0  # type: ignore[arg-type]
 
 
-def test_gevents_sockets_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gevents_sockets_are_not_used() -> None:
     """In GT everything is patched: there the data path still has to get the system's class."""
-    assert sockets._socket_class is not gevent.socket.socket
+    program = (
+        "from gevent import monkey; monkey.patch_all()\n"
+        "from gtapp.relay.sockets import PlainSocket\n"
+        "import socket, gevent.socket\n"
+        "assert socket.socket is gevent.socket.socket\n"
+        "assert not issubclass(PlainSocket, gevent.socket.socket)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=30)
+
+
+# watchers
+
+
+def test_a_read_watcher() -> None:
+    near, far = tcp_pair()
+    called: list[object] = []
+    watcher = near.watch(EV_READ)
+    states = [watcher.active]
+    watcher.start(called.append, "ready")
+    states.append(watcher.active)
+    turn()
+    assert called == []
+    far.sendall(b"x")
+    until(lambda: called)
+    assert set(called) == {"ready"}
+    watcher.stop()
+    assert [*states, watcher.active] == [False, True, False]
+    called.clear()
+    turn()
+    assert called == []
+    near.close()
+    far.close()
+
+
+def test_a_read_watcher_sees_the_end() -> None:
+    near, far = tcp_pair()
+    called: list[object] = []
+    watcher = near.watch(EV_READ)
+    watcher.start(called.append, 1)
+    far.close()
+    until(lambda: called)
+    watcher.stop()
+    near.close()
+
+
+def test_a_write_watcher() -> None:
+    near, far = tcp_pair(8192)
+    total = 0
+    while sent := send_some(near, [bytes(100_000)], 100_000):
+        total += sent
+        turn()
+    called: list[object] = []
+    watcher = near.watch(EV_WRITE)
+    watcher.start(called.append, 1)
+    turn()
+    assert called == [], "it is full"
+    read_exactly(far, total)
+    until(lambda: called)
+    watcher.stop()
+    near.close()
+    far.close()
+
+
+def test_both_watchers_of_a_socket() -> None:
+    """A pump reads and writes at once."""
+    near, far = tcp_pair()
+    called: list[str] = []
+    reader, writer = near.watch(EV_READ), near.watch(EV_WRITE)
+    reader.start(called.append, "read")
+    writer.start(called.append, "write")
+    until(lambda: called)
+    assert set(called) == {"write"}
+    writer.stop()
+    far.sendall(b"x")
+    until(lambda: "read" in called)
+    reader.stop()
+    near.close()
+    far.close()

@@ -115,6 +115,15 @@ def test_ids_of_a_server_are_even(make_tunnel: MakeTunnel) -> None:
     assert list(made.tunnel.streams.values()) == [sink.stream for sink in sinks]
 
 
+@pytest.mark.parametrize("version", [3, 1])
+def test_flags_of_an_open(make_tunnel: MakeTunnel, version: int) -> None:
+    """Protocol 1 has no room for them."""
+    made = make_tunnel(version).up()
+    Recorder(made.tunnel.open(0, "192.0.2.1:5", b"xy", frames.OVER_TLS))
+    _, _, opened = made.far.next_of(OPEN)
+    assert opened.flags == (frames.OVER_TLS if version == 3 else 0)
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [(2, 2), (4, 2), (2, 3), (2, 1)],
