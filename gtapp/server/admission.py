@@ -1,8 +1,7 @@
 """How a tunnel gets in: the server's side of the opening, protocol 3 or 1, in a greenlet until it is up."""
 
 import logging
-import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import gevent
@@ -11,27 +10,32 @@ from gevent.event import AsyncResult
 from gtapp import __version__
 from gtapp.config.load import User
 from gtapp.config.options import ServerOptions
-from gtapp.config.values import is_host_prefix
 from gtapp.errors import GTError, LinkError, RemoteRefused, WireError
+from gtapp.observe.logs import Limited
 from gtapp.observe.metrics import counters
 from gtapp.relay.clock import Clock
 from gtapp.relay.link import Link
 from gtapp.relay.opening import OPENING_S, Opening
+from gtapp.relay.sockets import Socket
 from gtapp.relay.stream import INITIAL_WINDOW
+from gtapp.relay.tls import TLSSocket
 from gtapp.relay.tunnel import Tunnel
+from gtapp.server.lockout import Lockout
+from gtapp.server.offers import AnyService, Offer, offer, prefixes
+from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
-from gtapp.server.users import Users
+from gtapp.server.users import Login, Users, invalid_credentials
 from gtapp.wire import compat, frames
 from gtapp.wire.handshake import HandshakeError, ServerHandshake, ServiceSpec, error_message
 
 log = logging.getLogger("gt.server")
+strangers = Limited("gt.server")  # for lines that anybody can cause
 
 MAX_OPENINGS = 1000  # tunnels that are being opened at a time; beyond that the oldest makes room
 MAX_HELLO_BYTES = 8192  # of the first message, which anybody may send
+MAX_CHANGES = 16  # of a tunnel's services that wait for the one before
 PROBE_S = 2.0  # how long the tunnels of a user who is at the limit have to show that they live
 COMPAT_SILENT_S = 30.0  # the same for protocol 1, whose clients can't be asked and ping every 22.5 s
-
-AnyService = ServiceSpec | compat.CompatService
 
 # What protocol 1 can say of a refusal, by the word of protocol 3.
 _COMPAT_CODES = {
@@ -46,28 +50,31 @@ _COMPAT_CODES = {
 }
 
 
-class Refused(RemoteRefused):
-    """We refuse. `service`: the index of the service it is about."""
-
-    def __init__(self, code: str, message: str, service: int | None = None) -> None:
-        super().__init__(code, message)
-        self.service = service
-
-
 class Admission:
-    def __init__(self, options: ServerOptions, users: Users, registry: Registry, clock: Clock) -> None:
-        self._options = options
+    def __init__(
+        self,
+        options: ServerOptions,
+        users: Users,
+        lockout: Lockout,
+        registry: Registry,
+        ports: Ports,
+        clock: Clock,
+    ) -> None:
+        self.options = options  # may be replaced while tunnels run
         self._users = users
+        self._lockout = lockout
         self._registry = registry
+        self._ports = ports
         self._clock = clock
         self._openings: dict[Any, Link] = {}  # oldest first
+        self._changes: dict[Tunnel, int] = {}  # of services, that are not done yet
         self._stopping = False
 
-    def admit(self, sock: socket.socket, peer: str, data: bytes) -> None:
+    def admit(self, sock: Socket, peer: str, data: bytes) -> None:
         """Begin the opening on a connection whose first bytes `data` are `F0` and a protocol number."""
         number = data[1]
-        if number not in self._options.protocols or self._stopping:
-            log.info("tunnel from %s closed: protocol %d is not accepted here now", peer, number)
+        if number not in self.options.protocols or self._stopping:
+            strangers.info("tunnel from %s closed: protocol %d is not accepted here now", peer, number)
             sock.close()
             return
         if len(self._openings) >= MAX_OPENINGS:
@@ -82,7 +89,7 @@ class Admission:
         self._stopping = True
 
     def _open(self, link: Link, number: int, data: bytes) -> None:
-        problem = ""
+        problem, level = "", logging.WARNING
         try:
             with gevent.Timeout(OPENING_S):
                 if number == 1:
@@ -90,19 +97,23 @@ class Admission:
                 else:
                     self._open_native(link, data)
         except gevent.GreenletExit:
-            log.info("tunnel from %s gives way: too many are being opened", link.peer)
+            strangers.info("tunnel from %s gives way: too many are being opened", link.peer)
         except gevent.Timeout:
             problem = f"the opening took longer than {OPENING_S:.0f} s"
+        except LinkError as error:
+            problem, level = str(error), logging.INFO
         except GTError as error:
             problem = str(error)
+            if isinstance(error, RemoteRefused) and error.code == "locked_out":
+                level = logging.INFO
         except Exception:
-            log.exception("unexpected error in the opening of a tunnel from %s", link.peer)
+            strangers.exception("unexpected error in the opening of a tunnel from %s", link.peer)
             problem = "internal error"
         finally:
             self._openings.pop(gevent.getcurrent(), None)
         if problem:
             counters.handshakes_failed += 1
-            log.warning("tunnel from %s refused: %s", link.peer, problem)
+            strangers.log(level, "tunnel from %s refused: %s", link.peer, problem)
             link.finish()
 
     # protocol 3
@@ -110,79 +121,99 @@ class Admission:
     def _open_native(self, link: Link, data: bytes) -> None:
         wire = frames.Frames()
         wire.max_control_bytes = MAX_HELLO_BYTES
-        tunnel = Tunnel(link, wire, self._options.timeout, is_server=True)
+        tunnel = Tunnel(link, wire, self.options.timeout, is_server=True)
         opening = Opening(tunnel)
         tunnel.start()
         tunnel.receive(memoryview(data))
+        login = None
         try:
-            handshake = ServerHandshake(agent=f"gt/{__version__}")
+            binding = link.sock.channel_binding if isinstance(link.sock, TLSSocket) else None
+            agent = f"gt/{__version__}"
+            handshake = ServerHandshake(agent, binding, plain=bool(self.options.auth_api))
             hello = handshake.hello(opening.receive_message())
-            if hello.secret is not None:
-                if not self._users.check(hello.id, hello.secret):
-                    raise _invalid_credentials()
-                tunnel.send_control(handshake.challenge(None))
-            else:
-                tunnel.send_control(handshake.challenge(self._users.verifier(hello.id)))
+            self._check_lockout(link.peer, hello.id)
+            login = self._users.begin(hello.id)
+            verifier = login.verifier() if hello.secret is None else None
+            enroll = verifier is None and hello.secret is None
+            tunnel.send_control(handshake.enroll() if enroll else handshake.challenge(verifier))
             wire.max_control_bytes = frames.MAX_CONTROL_BYTES
-            auth = handshake.auth(opening.receive_message())
-            user = self._known(hello.id)
-            hosts = self._hosts(user, auth.services)
-            self._make_room(user)
-            self._registry.publish(tunnel, user.id, hosts)
-        except (HandshakeError, RemoteRefused) as error:
-            service = error.service if isinstance(error, Refused) else None
-            tunnel.send_control(error_message(error.code, str(error), service))
+            proof = opening.receive_message()
+            self._check_lockout(link.peer, hello.id)  # others may have failed since the hello
+            auth = handshake.auth(proof)
+            self._check_number(auth.services)
+            if hello.secret is not None:
+                self._check_secret(login, hello.secret, auth.services, link.peer)
+            elif auth.verifier is not None:
+                login.enrolled(auth.verifier)
+            else:
+                login.proved()
+            self._make_room(login.user)
+            offered = self._publish(tunnel, login, auth.services)
+            tunnel.send_control(handshake.ready(offered.ready, INITIAL_WINDOW, self.options.timeout, 1))
+            self._up(tunnel, opening, login)
+        except BaseException as error:
+            if login is not None:
+                login.close()
+            if isinstance(error, HandshakeError | RemoteRefused):
+                self._count_failure(link.peer, error.code)
+                tunnel.send_control(_refusal(error))
             raise
-        tunnel.send_control(handshake.ready(_published(hosts), INITIAL_WINDOW, self._options.timeout, 1))
-        self._up(tunnel, opening, user)
 
-    def _native_control(self, tunnel: Tunnel, user: User, message: dict[str, Any]) -> None:
+    def _native_control(self, tunnel: Tunnel, login: Login, message: dict[str, Any]) -> None:
         kind = message["type"]
         if kind == "drain":
             tunnel.drained_by_peer()
         elif kind == "services":
-            self._replace_native(tunnel, user, message)
+            self._replace_soon(self._replace_native, tunnel, login, message)
         elif kind == "notice":
             log.info("%s says: %s", tunnel.name, message.get("text"))
 
-    def _replace_native(self, tunnel: Tunnel, user: User, message: dict[str, Any]) -> None:
+    def _replace_native(self, tunnel: Tunnel, login: Login, message: dict[str, Any]) -> None:
         try:
             services = message.get("services")
             if not isinstance(services, list):
                 raise HandshakeError("protocol_error", "services is no list")
-            hosts = self._hosts(user, [ServiceSpec.from_dict(service) for service in services])
-            self._registry.publish(tunnel, user.id, hosts)
+            specs = [ServiceSpec.from_dict(service) for service in services]
+            self._check_number(specs)
+            with login.changing:
+                login.ask_again(self._prefixes(specs, login.user.id))
+                offered = self._publish(tunnel, login, specs)
         except RemoteRefused as error:
-            tunnel.send_control(error_message(error.code, str(error)))
+            tunnel.send_control(_refusal(error))
         except WireError as error:
             tunnel.send_control(error_message("protocol_error", str(error)))
         else:
-            tunnel.send_control({"type": "ready", "services": _published(hosts)})
+            tunnel.send_control({"type": "ready", "services": offered.ready})
 
     # protocol 1
 
     def _open_compat(self, link: Link, data: bytes) -> None:
-        reader = compat.OpeningReader(self._options.max_hand_shake_options)
+        reader = compat.OpeningReader(self.options.max_hand_shake_options)
+        login = None
         try:
             try:
                 asked = self._read_opening(link, reader, data)
             except compat.TooManyOptions as error:
                 raise RemoteRefused("too_many_services", str(error)) from error
-            if not self._users.check(asked.id, asked.secret):
-                raise _invalid_credentials()
-            user = self._known(asked.id)
-            hosts = self._hosts(user, asked.services)
-            self._make_room(user)
-            wire = compat.CompatFrames(server=True, max_options=self._options.max_hand_shake_options)
-            tunnel = Tunnel(link, wire, self._options.timeout, is_server=True)
+            self._check_lockout(link.peer, asked.id)
+            login = self._users.begin(asked.id)
+            self._check_secret(login, asked.secret, asked.services, link.peer)
+            self._make_room(login.user)
+            wire = compat.CompatFrames(server=True, max_options=self.options.max_hand_shake_options)
+            tunnel = Tunnel(link, wire, self.options.timeout, is_server=True)
             opening = Opening(tunnel)
-            self._registry.publish(tunnel, user.id, hosts)
-        except RemoteRefused as error:
-            link.write(compat.signal(_compat_error(error)))
+            offered = self._publish(tunnel, login, asked.services)
+            _tell_ports(tunnel, offered)
+            tunnel.send_signal(compat.Ready())
+            tunnel.receive(memoryview(reader.rest))
+            self._up(tunnel, opening, login)
+        except BaseException as error:
+            if login is not None:
+                login.close()
+            if isinstance(error, RemoteRefused):
+                self._count_failure(link.peer, error.code)
+                _refuse_compat(link, error)
             raise
-        tunnel.send_signal(compat.Ready())
-        tunnel.receive(memoryview(reader.rest))
-        self._up(tunnel, opening, user)
 
     def _read_opening(self, link: Link, reader: compat.OpeningReader, data: bytes) -> compat.Opening:
         """Wait for the whole opening; the link is not read any further then. Raises WireError, LinkError."""
@@ -205,7 +236,7 @@ class Admission:
         take(data)
         return cast(compat.Opening, result.get())
 
-    def _compat_control(self, tunnel: Tunnel, user: User, signal: compat.Signal) -> None:
+    def _compat_control(self, tunnel: Tunnel, login: Login, signal: compat.Signal) -> None:
         if isinstance(signal, compat.Close):
             if tunnel.peer_drains:
                 tunnel.abort("closed by the client")
@@ -213,51 +244,76 @@ class Admission:
                 tunnel.drain()  # GT answers the first CLOSE with its own
                 tunnel.drained_by_peer()
         elif isinstance(signal, compat.Services):
-            gevent.spawn(self._replace_compat, tunnel, user, signal.opening)
+            self._replace_soon(self._replace_compat, tunnel, login, signal.opening)
 
-    def _replace_compat(self, tunnel: Tunnel, user: User, asked: compat.Opening) -> None:
+    def _replace_compat(self, tunnel: Tunnel, login: Login, asked: compat.Opening) -> None:
         try:
-            if asked.id != user.id or not self._users.check(asked.id, asked.secret):
-                raise _invalid_credentials()
-            if not tunnel.closed:
-                self._registry.publish(tunnel, user.id, self._hosts(user, asked.services))
+            if asked.id != login.user.id:
+                raise invalid_credentials()
+            with login.changing:
+                login.check(asked.secret, self._prefixes(asked.services, asked.id))
+                offered = self._publish(tunnel, login, asked.services)
         except RemoteRefused as error:
-            tunnel.send_signal(_compat_error(error))
+            _refuse_compat(tunnel.link, error)
         else:
+            _tell_ports(tunnel, offered)
             tunnel.send_signal(compat.ServicesDone())
 
     # both
 
-    def _known(self, user_id: str) -> User:
-        user = self._users.get(user_id)
-        if user is None:  # it has just proved its secret
-            raise _invalid_credentials()
-        return user
+    def _replace_soon(
+        self, replace: Callable[[Tunnel, Login, Any], None], tunnel: Tunnel, login: Login, asked: Any
+    ) -> None:
+        waiting = self._changes.get(tunnel, 0)
+        if waiting < MAX_CHANGES:
+            self._changes[tunnel] = waiting + 1
+            gevent.spawn(replace, tunnel, login, asked).rawlink(lambda _: self._changed(tunnel))
+        else:
+            tunnel.broken("it changes its services faster than that can be checked")
 
-    def _hosts(self, user: User, services: Sequence[AnyService]) -> list[tuple[str, int]]:
-        """The host prefixes that `services` ask for, each with the service's index. Raises Refused."""
-        if len(services) > self._options.max_hand_shake_options:
-            raise Refused("too_many_services", f"more than {self._options.max_hand_shake_options} services")
-        hosts: dict[str, int] = {}
-        for index, service in enumerate(services):
-            if service.kind == "tcp":
-                raise Refused("port_unavailable", "this server does not open TCP ports yet", index)
-            if service.kind != "http":
-                raise Refused("host_not_allowed", "this server does not pass TLS through yet", index)
-            name = (_prefix(service) or user.id).lower()
-            if not is_host_prefix(name):
-                raise Refused("host_not_allowed", f"{name!r} cannot be a host prefix", index)
-            if self._users.reserved_for_others(name, user.id):
-                raise Refused("host_conflict", f"host prefix {name!r} is another user's", index)
-            if name in hosts:
-                raise Refused("host_conflict", f"host prefix {name!r} appears twice", index)
-            hosts[name] = index
-        return list(hosts.items())
+    def _changed(self, tunnel: Tunnel) -> None:
+        self._changes[tunnel] -= 1
+        if not self._changes[tunnel]:
+            del self._changes[tunnel]
+
+    def _check_lockout(self, peer: str, user_id: str) -> None:
+        left = self._lockout.locked(peer)
+        if left and not self._users.is_own(user_id):
+            raise RemoteRefused("locked_out", f"too many failed logins from this address, wait {left:.0f} s")
+
+    def _check_secret(self, login: Login, secret: str, services: Sequence[AnyService], peer: str) -> None:
+        try:
+            login.check(secret, self._prefixes(services, login.id))
+        except RemoteRefused:
+            self._check_lockout(peer, login.id)
+            raise
+        self._check_lockout(peer, login.id)  # a guess that began before is told nothing, right or wrong
+
+    def _prefixes(self, services: Sequence[AnyService], user_id: str) -> list[str]:
+        """What an authAPI is asked about."""
+        return prefixes(services, user_id, self.options.host_with_id)
+
+    def _count_failure(self, peer: str, code: str) -> None:
+        if code == "invalid_credentials":
+            self._lockout.failed(peer)
+
+    def _check_number(self, services: Sequence[AnyService]) -> None:
+        most = self.options.max_hand_shake_options
+        if len(services) > most:
+            raise RemoteRefused("too_many_services", f"more than {most} services")
+
+    def _publish(self, tunnel: Tunnel, login: Login, services: Sequence[AnyService]) -> Offer:
+        """Give the services what they ask for, in place of what the tunnel had. Raises RemoteRefused."""
+        user = login.user
+        reserved = self._users.reserved_for_others
+        offered = offer(user, services, tunnel, self._ports, reserved, login.hosts)
+        self._registry.publish(tunnel, user.id, offered.endpoints)
+        return offered
 
     def _make_room(self, user: User) -> None:
         """See that the user may have one more tunnel: those of a client that has vanished make room for new ones.
 
-        Raises Refused("too_many_connections").
+        Raises RemoteRefused("too_many_connections").
         """
         tunnels = list(self._registry.tunnels_of(user.id))
         for tunnel in tunnels:
@@ -269,46 +325,53 @@ class Admission:
             if tunnel.is_dead(PROBE_S / 2 if tunnel.has_windows else COMPAT_SILENT_S):
                 tunnel.abort("its client is gone and has come back with a new tunnel")
         if len(self._registry.tunnels_of(user.id)) >= user.connections:
-            raise Refused("too_many_connections", f"{user.id} has its {user.connections} tunnels already")
+            raise RemoteRefused(
+                "too_many_connections", f"{user.id} has its {user.connections} tunnels already"
+            )
 
-    def _up(self, tunnel: Tunnel, opening: Opening, user: User) -> None:
-        tunnel.name = f"tunnel of {user.id} from {tunnel.link.peer}"
+    def _up(self, tunnel: Tunnel, opening: Opening, login: Login) -> None:
+        user_id = login.user.id
+        own = self._users.is_own(user_id)
+        tunnel.name = f"tunnel of {'the status check' if own else user_id} from {tunnel.link.peer}"
+        level = logging.DEBUG if own else logging.INFO  # a check comes every few seconds
 
         def closed(reason: str) -> None:
-            self._registry.withdraw(tunnel, user.id)
+            self._registry.withdraw(tunnel, user_id)
+            login.close()
             if not tunnel.draining:
                 counters.tunnels_lost += 1
-            log.info("%s is down: %s", tunnel.name, reason)
+            log.log(level, "%s is down: %s", tunnel.name, reason)
 
+        control: Callable[[Tunnel, Login, Any], None]
         control = self._native_control if tunnel.has_windows else self._compat_control
         try:
-            opening.hand_over(lambda message: control(tunnel, user, message), closed)
+            if tunnel.link.closed:  # `admit` tells nobody
+                raise LinkError("it gives way: too many are being opened")
+            opening.hand_over(lambda message: control(tunnel, login, message), closed)
         except LinkError:
-            self._registry.withdraw(tunnel, user.id)
+            self._registry.withdraw(tunnel, user_id)
             raise
         self._clock.add(tunnel)
         counters.tunnels_opened += 1
-        log.info("%s is up", tunnel.name)
+        log.log(level, "%s is up", tunnel.name)
         tunnel.opened()
         if self._stopping:
             tunnel.drain()
 
 
-def _published(hosts: list[tuple[str, int]]) -> list[dict[str, Any]]:
-    """What `ready` says of the services, in their order."""
-    return [{"hostPrefix": name} for name, _ in hosts]
+def _refusal(error: HandshakeError | RemoteRefused) -> dict[str, Any]:
+    return error_message(error.code, str(error), getattr(error, "service", None))
 
 
-def _invalid_credentials() -> RemoteRefused:
-    """The same words for every protocol and for both reasons: nobody learns which ids exist."""
-    return RemoteRefused("invalid_credentials", "unknown id or wrong secret")
+def _tell_ports(tunnel: Tunnel, offered: Offer) -> None:
+    for index, port in offered.ports:
+        tunnel.send_signal(compat.Info(compat.TCP_PORT_OPENED, index, port))
 
 
-def _compat_error(error: RemoteRefused) -> compat.Error:
-    code = _COMPAT_CODES[error.code]
-    index = error.service if isinstance(error, Refused) and code == compat.TCP_PORT_FAILED else None
-    return compat.Error(code, index)
-
-
-def _prefix(service: AnyService) -> str | None:
-    return service.host_prefix if isinstance(service, ServiceSpec) else service.prefix
+def _refuse_compat(link: Link, error: RemoteRefused) -> None:
+    """Protocol 1's signal for a refusal. For some it has none: there a close has to do."""
+    code = _COMPAT_CODES.get(error.code)
+    if code is None:
+        return
+    index = error.service if code == compat.TCP_PORT_FAILED else None
+    link.write(compat.signal(compat.Error(code, index)))

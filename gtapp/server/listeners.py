@@ -4,14 +4,15 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
-from gevent import get_hub
+from gevent import get_hub, monkey
 
 from gtapp.config.values import Address
 from gtapp.errors import GTError
 from gtapp.observe.metrics import counters
-from gtapp.relay.sockets import EV_READ, plain_socket, show_address
+from gtapp.relay.sockets import EV_READ, PlainSocket, plain_socket, show_address
 
 log = logging.getLogger("gt.server")
 
@@ -21,7 +22,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-def listen(address: Address) -> socket.socket:
+OnAccept = Callable[[PlainSocket, str], None]
+
+
+def listen(address: Address) -> PlainSocket:
     """A non-blocking listening socket. An empty host means every address of the machine, IPv6 and IPv4.
 
     Raises GTError that says why not and what to do.
@@ -47,16 +51,23 @@ def _cannot_listen(address: Address, error: OSError) -> GTError:
     return GTError(f"cannot listen on {address}: {error.strerror or error}{hint}")
 
 
-def _bind(host: str, port: int, dual: bool = False) -> socket.socket:
-    flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
-    family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)[0]
+@lru_cache
+def _resolve(host: str) -> tuple[int, tuple[Any, ...]]:
+    """Family and address of a host of ours. Not gevent's: who opens a port must not be interrupted by others."""
+    look_up = monkey.get_original("socket", "getaddrinfo")
+    family, _, _, _, name = look_up(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return int(family), name
+
+
+def _bind(host: str, port: int, dual: bool = False) -> PlainSocket:
+    family, name = _resolve(host)
     sock = plain_socket(family)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
-        sock.bind(name)
+        sock.bind((name[0], port, *name[2:]))
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
@@ -67,11 +78,11 @@ def _bind(host: str, port: int, dual: bool = False) -> socket.socket:
 class Listener:
     """Accepts on `sock`, a listening plain socket, and calls `on_accept(connection, its address as text)`."""
 
-    def __init__(self, sock: socket.socket, on_accept: Callable[[socket.socket, str], None]) -> None:
+    def __init__(self, sock: PlainSocket, on_accept: OnAccept) -> None:
         self._sock = sock
         self._family = int(sock.family)
         self._on_accept = on_accept
-        self._reader = get_hub().loop.io(sock.fileno(), EV_READ)
+        self._reader = sock.watch(EV_READ)
         self._timer: Any = None
         self._pause_s = 0.0
         self.address = show_address(sock.getsockname())

@@ -1,15 +1,19 @@
 """The small pages a visitor gets when GT cannot pass the request on, and a close that lets them arrive."""
 
+import contextlib
 import html
 import socket
 from http import HTTPStatus
 
 from gevent import get_hub
 
-from gtapp.relay.sockets import EV_READ
+from gtapp.observe.metrics import counters
+from gtapp.relay.sockets import EV_READ, Socket
 
 LINGER_S = 2.0  # how long a visitor may go on sending what nobody reads
 LINGER_BYTES = 1024 * 1024  # and how much of it is taken
+
+_nowhere = memoryview(bytearray(65536))  # what comes after the answer
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -31,20 +35,29 @@ def page(status: int, text: str) -> bytes:
     return head.encode() + body
 
 
+def refuse(sock: Socket, status: int, text: str) -> None:
+    """Answer the visitor with a page, close the connection, count it."""
+    name = f"visitors_refused_{status}"
+    setattr(counters, name, getattr(counters, name) + 1)
+    Farewell(sock, page(status, text))
+
+
 class Farewell:
     """Sends `data` on `sock` and closes it once the visitor has: a close with bytes unread would be a reset,
     and could overtake the page."""
 
     __slots__ = ("_left", "_reader", "_sock", "_timer")
 
-    def __init__(self, sock: socket.socket, data: bytes) -> None:
+    def __init__(self, sock: Socket, data: bytes) -> None:
         loop = get_hub().loop
         self._sock = sock
         self._left = LINGER_BYTES
-        self._reader = loop.io(sock.fileno(), EV_READ)
+        self._reader = sock.watch(EV_READ)
         self._timer = loop.timer(LINGER_S)
         try:
-            sock.send(data)  # far smaller than an empty send buffer
+            if data:
+                with contextlib.suppress(BlockingIOError):  # an answer before this one still fills the socket
+                    sock.send(data)  # far smaller than an empty send buffer
             sock.shutdown(socket.SHUT_WR)
         except OSError:
             sock.close()
@@ -54,13 +67,13 @@ class Farewell:
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(65536)
+            count = self._sock.recv_into(_nowhere)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data = b""
-        self._left -= len(data)
-        if not data or self._left < 0:
+            count = 0
+        self._left -= count
+        if not count or self._left < 0:
             self._close()
 
     def _close(self) -> None:

@@ -1,30 +1,42 @@
-"""Who serves what: host prefixes and the tunnels that publish them. Admission writes, the router reads."""
+"""Who serves what: endpoints and the tunnels that publish them. Admission writes, the router reads."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from time import monotonic
+from typing import Literal
 
 from gtapp.errors import RemoteRefused
 from gtapp.relay.link import READ_STOP
 from gtapp.relay.tunnel import Tunnel
 
-REMEMBER_S = 600.0  # how long a host that has gone counts as "away" rather than "not found"
-MAX_REMEMBERED = 10_000  # hosts that have gone, at most
+REMEMBER_S = 600.0  # how long an endpoint that has gone counts as "away" rather than "not found"
+MAX_REMEMBERED = 10_000  # endpoints that have gone, at most
+
+Kind = Literal["http", "tls", "tcp"]
+HOSTS: tuple[Kind, Kind] = (
+    "http",
+    "tls",
+)  # a host prefix belongs to one user, whichever of them they publish
+_WORDS = {"http": "host prefix", "tls": "host prefix", "tcp": "port"}
 
 
-class Host:
-    """A host prefix: its user, and for each tunnel that publishes it the service's index there."""
+class Endpoint:
+    """What visitors come to: a host prefix (of HTTP, or of TLS that is passed through), or a TCP port.
 
-    __slots__ = ("name", "tunnels", "user_id", "waiting")
+    It has one user, and for each tunnel that publishes it the service's index there.
+    """
 
-    def __init__(self, name: str, user_id: str) -> None:
+    __slots__ = ("kind", "name", "tunnels", "user_id", "waiting")
+
+    def __init__(self, kind: Kind, name: str, user_id: str) -> None:
+        self.kind = kind
         self.name = name
         self.user_id = user_id
         self.tunnels: dict[Tunnel, int] = {}
         self.waiting: dict[Callable[[], None], None] = {}  # called, in order, when a tunnel comes
 
     def choose(self) -> tuple[Tunnel, int] | None:
-        """The tunnel for a new visitor, the least busy of those that answer; None when the host is away."""
+        """The tunnel for a new visitor, the least busy of those that answer; None when its client is away."""
         best: Tunnel | None = None
         load = (False, 0, 0)
         for tunnel in self.tunnels:
@@ -37,21 +49,26 @@ class Host:
 
 
 class Registry:
-    """All hosts, and the tunnels of each user."""
+    """All endpoints, and the tunnels of each user."""
 
     def __init__(self) -> None:
-        self._hosts: dict[str, Host] = {}
-        self._gone: OrderedDict[str, float] = OrderedDict()  # name -> when, oldest first
+        self._endpoints: dict[tuple[Kind, str], Endpoint] = {}
+        self._gone: OrderedDict[tuple[Kind, str], float] = OrderedDict()  # value: since when, oldest first
         self._tunnels: dict[str, list[Tunnel]] = {}
-        self._published: dict[Tunnel, list[Host]] = {}
+        self._published: dict[Tunnel, list[Endpoint]] = {}
 
-    def find(self, name: str) -> Host | None:
-        """The host, if somebody publishes it or did in the last ten minutes."""
-        host = self._hosts.get(name)
-        if host is not None and not host.tunnels and monotonic() - self._gone.get(name, 0.0) > REMEMBER_S:
-            self._drop(host)
+    def find(self, kind: Kind, name: str) -> Endpoint | None:
+        """The endpoint, if somebody publishes it or did in the last ten minutes."""
+        key = (kind, name)
+        endpoint = self._endpoints.get(key)
+        if (
+            endpoint is not None
+            and not endpoint.tunnels
+            and monotonic() - self._gone.get(key, 0.0) > REMEMBER_S
+        ):
+            self.drop(endpoint)
             return None
-        return host
+        return endpoint
 
     def tunnels_of(self, user_id: str) -> list[Tunnel]:
         """The user's tunnels that are open, oldest first."""
@@ -65,51 +82,70 @@ class Registry:
         """Users with at least one tunnel."""
         return len(self._tunnels)
 
-    def publish(self, tunnel: Tunnel, user_id: str, hosts: Iterable[tuple[str, int]]) -> None:
-        """Route `hosts`, pairs of host prefix and service index, to `tunnel`, in place of what it had.
+    def published(self, tunnel: Tunnel) -> list[Endpoint]:
+        """What `tunnel` publishes."""
+        return self._published.get(tunnel, [])
 
-        Raises RemoteRefused("host_conflict") when another user has one of them; then nothing has changed.
+    def publish(self, tunnel: Tunnel, user_id: str, wanted: Iterable[tuple[Kind, str, int]]) -> None:
+        """Route to `tunnel` what it publishes, (kind, name, service index), in place of what it had.
+
+        What its user publishes no more is free for others at once: that was no accident. Raises
+        RemoteRefused("host_conflict") when another user has one of them; then nothing has changed.
         """
-        wanted = dict(hosts)
-        for name in wanted:
-            host = self.find(name)
-            if host is not None and host.user_id != user_id:
-                raise RemoteRefused("host_conflict", f"host prefix {name!r} is another user's")
-        self._withdraw_hosts(tunnel)
+        wanted = list(wanted)
+        for kind, name, _ in wanted:
+            for one in HOSTS if kind in HOSTS else (kind,):
+                endpoint = self.find(one, name)
+                if endpoint is not None and endpoint.user_id != user_id:
+                    raise RemoteRefused("host_conflict", f"{_WORDS[kind]} {name!r} is another user's")
+        before = self.published(tunnel)
+        self._withdraw_endpoints(tunnel)
         tunnels = self._tunnels.setdefault(user_id, [])
         if tunnel not in tunnels:
             tunnels.append(tunnel)
-        for name, index in wanted.items():
-            host = self._hosts.get(name)
-            if host is None:
-                host = self._hosts[name] = Host(name, user_id)
-            self._gone.pop(name, None)
-            host.tunnels[tunnel] = index
-            self._published.setdefault(tunnel, []).append(host)
-            waiting, host.waiting = host.waiting, {}
+        for kind, name, index in wanted:
+            key = (kind, name)
+            endpoint = self._endpoints.get(key)
+            if endpoint is None:
+                endpoint = self._endpoints[key] = Endpoint(kind, name, user_id)
+            self._gone.pop(key, None)
+            endpoint.tunnels[tunnel] = index
+            self._published.setdefault(tunnel, []).append(endpoint)
+            waiting, endpoint.waiting = endpoint.waiting, {}
             for wake in waiting:
                 wake()
+        for endpoint in before:
+            if not endpoint.tunnels:
+                self.drop(endpoint)
 
     def withdraw(self, tunnel: Tunnel, user_id: str) -> None:
         """`tunnel` is closed."""
-        self._withdraw_hosts(tunnel)
+        self._withdraw_endpoints(tunnel)
         tunnels = self._tunnels.get(user_id, [])
         if tunnel in tunnels:
             tunnels.remove(tunnel)
             if not tunnels:
                 del self._tunnels[user_id]
 
-    def _withdraw_hosts(self, tunnel: Tunnel) -> None:
-        for host in self._published.pop(tunnel, ()):
-            del host.tunnels[tunnel]
-            if not host.tunnels:
-                self._gone[host.name] = monotonic()
-                if len(self._gone) > MAX_REMEMBERED:
-                    self._drop(self._hosts[next(iter(self._gone))])
+    def forget(self, user_id: str) -> None:
+        """The user is gone for good: what it has published is free for others."""
+        for endpoint in list(self._endpoints.values()):
+            if endpoint.user_id == user_id and not endpoint.tunnels:
+                self.drop(endpoint)
 
-    def _drop(self, host: Host) -> None:
-        """Forget a host that has gone; who still waits for it is told by finding nothing."""
-        self._gone.pop(host.name, None)
-        if self._hosts.pop(host.name, None) is not None:
-            for wake in host.waiting:
+    def drop(self, endpoint: Endpoint) -> None:
+        """Forget one that has gone; who still waits for it is told by finding nothing."""
+        key = (endpoint.kind, endpoint.name)
+        if self._endpoints.get(key) is endpoint:  # and not one that has taken its place
+            del self._endpoints[key]
+            self._gone.pop(key, None)
+            for wake in endpoint.waiting:
                 wake()
+
+    def _withdraw_endpoints(self, tunnel: Tunnel) -> None:
+        for endpoint in self._published.pop(tunnel, ()):
+            del endpoint.tunnels[tunnel]
+            if not endpoint.tunnels:
+                self._gone[endpoint.kind, endpoint.name] = monotonic()
+                if len(self._gone) > MAX_REMEMBERED:
+                    self.drop(self._endpoints[next(iter(self._gone))])

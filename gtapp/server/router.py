@@ -1,33 +1,39 @@
-"""From an accepted connection to a tunnel: reads the first bytes, finds the host, opens the stream or says why not."""
+"""From an accepted connection to a tunnel: finds the endpoint that its first bytes ask for, and opens the stream."""
 
-import logging
-import socket
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
-from gevent import get_hub
-
+from gtapp.config.options import ServerOptions
+from gtapp.config.values import ip_of
 from gtapp.observe.metrics import counters
-from gtapp.relay.pump import Idle, Pump
-from gtapp.relay.sockets import EV_READ
-from gtapp.server.pages import Farewell, page
-from gtapp.server.registry import Host, Registry
-from gtapp.wire import frames, http_head
+from gtapp.relay.pump import Idle
+from gtapp.relay.sockets import PlainSocket, Socket
+from gtapp.relay.tls import Handshakes
+from gtapp.server.arrivals import (
+    HTTPArrival,
+    Next,
+    PortArrival,
+    ProxyArrival,
+    SNIArrival,
+    TLSArrival,
+    Visitor,
+)
+from gtapp.server.registry import Endpoint, Registry
+from gtapp.server.request_router import split
+from gtapp.server.users import Users
+from gtapp.server.visitor_pumps import visitor_pump
+from gtapp.wire import frames
 
-log = logging.getLogger("gt.server")
+if TYPE_CHECKING:
+    from gtapp.server.certificates import Certificate
 
-HEAD_TIMEOUT_S = 10.0  # for a visitor's first request head, or a client's first two bytes
-AWAY_S = 3.0  # how long a request waits for a client that has just gone
+FIRST_BYTES_S = 10.0  # for a TLS handshake, a visitor's first request head, a client's first two bytes
 
-_NO_ANSWER = {
-    frames.REFUSED: (502, "The service behind this address refused the connection."),
-    frames.TIMED_OUT: (504, "The service behind this address does not answer."),
-    frames.LIMIT: (503, "The client behind this address has reached a limit."),
-}
-_NOTHING = (502, "The service behind this address closed the connection without an answer.")
-_LOST = (502, "The connection to the service behind this address was lost before it answered.")
 
-_read_buffer = memoryview(bytearray(http_head.LIMIT_BYTES))  # used up before a callback returns
+class Closable(Protocol):
+    """What the router keeps an eye on."""
+
+    def close(self) -> None: ...
 
 
 class Router:
@@ -35,34 +41,118 @@ class Router:
 
     def __init__(
         self,
-        registry: Registry,
-        admit: Callable[[socket.socket, str, bytes], None],
-        mux_header: str,
+        options: ServerOptions,
         idle: Idle,
+        registry: Registry,
+        users: Users,
+        handshakes: Handshakes,
+        admit: Callable[[Socket, str, bytes], None],
     ) -> None:
         self.registry = registry
+        self.handshakes = handshakes
         self.admit = admit
-        self.mux_header = mux_header
-        self.by_host = mux_header.lower() == "host"  # then the first label is the prefix, else all of it
-        self.idle = idle
-        self.away: set[Arrival] = set()  # they wait for a client that has just gone
-        self._arrivals: dict[Arrival, float] = {}  # not yet routed, oldest first; value: when to give up
+        self.away: set[Closable] = set()  # they wait for a client that has just gone
         self.over = False
+        self._users = users
+        self._arrivals: dict[Closable, float] = {}  # oldest first; value: when to give up
         self._now = 0.0  # seconds, in ticks
+        self.set_options(options, idle)
 
-    def accept(self, sock: socket.socket, peer: str) -> None:
-        arrival = Arrival(self, sock, peer)
-        self._arrivals[arrival] = self._now + HEAD_TIMEOUT_S
-        arrival.readable()
+    def set_options(self, options: ServerOptions, idle: Idle) -> None:
+        """From now on these are in force; `idle` goes for connections that are still to come."""
+        self._idle = idle
+        self.mux_header = options.http_mux_header
+        self._by_host = self.mux_header.lower() == "host"
+        self.per_request = options.route_per_request
+        self._trusted = options.trusted_proxies
+
+    # where connections come in
+
+    def accept_http(self, sock: PlainSocket, peer: str) -> None:
+        """`addr`: visitors and tunnels."""
+        self._behind_proxy(sock, peer, self._http)
+
+    def accept_tls(self, certificate: "Certificate") -> Callable[[PlainSocket, str], None]:
+        """`tlsAddr`: the same over TLS with this certificate."""
+
+        def shake_hands(sock: Socket, peer: str, first: bytes) -> None:
+            assert isinstance(sock, PlainSocket)
+            TLSArrival(self, sock, peer, self._https).start(certificate.context, first)
+
+        return lambda sock, peer: self._behind_proxy(sock, peer, shake_hands)
+
+    def accept_sni(self, sock: PlainSocket, peer: str) -> None:
+        """`sniAddr`: TLS that is passed through."""
+        self._behind_proxy(sock, peer, self._sni)
+
+    def accept_port(self, port: int, sock: PlainSocket, peer: str) -> None:
+        """A TCP port that a client has opened."""
+
+        def arrive(sock: Socket, peer: str, data: bytes) -> None:
+            PortArrival(self, sock, peer, data, str(port)).start()
+
+        self._behind_proxy(sock, peer, arrive)
+
+    def _behind_proxy(self, sock: Socket, peer: str, next_: Next) -> None:
+        if self._trusted and self._is_trusted(peer):
+            ProxyArrival(self, sock, peer, next_).start()
+        else:
+            next_(sock, peer, b"")
+
+    def _is_trusted(self, peer: str) -> bool:
+        address = ip_of(peer)
+        return address is not None and any(address in network for network in self._trusted)
+
+    def _http(self, sock: Socket, peer: str, data: bytes) -> None:
+        HTTPArrival(self, sock, peer, data).start()
+
+    def _https(self, sock: Socket, peer: str, data: bytes) -> None:
+        HTTPArrival(self, sock, peer, data, flags=frames.OVER_TLS).start()
+
+    def _sni(self, sock: Socket, peer: str, data: bytes) -> None:
+        SNIArrival(self, sock, peer, data).start()
+
+    # what arrivals ask
+
+    def name_of(self, host: str) -> str:
+        """The host prefix in the value of the mux header: of Host the first label, of any other all of it."""
+        return host.partition(".")[0] if self._by_host else host
+
+    def may_come(self, endpoint: Endpoint, peer: str) -> bool:
+        """Whether its user lets visitors from this address in."""
+        user = self._users.get(endpoint.user_id)
+        return user is None or not (user.allow_ips or user.deny_ips) or user.lets_in(peer)
+
+    def connect(self, visitor: Visitor, endpoint: Endpoint) -> bool:
+        """Open a stream for the visitor and pump; False when the endpoint's client is away."""
+        choice = endpoint.choose()
+        if choice is None:
+            return False
+        tunnel, service = choice
+        counters.streams_opened += 1
+        stream = tunnel.open(service, visitor.peer, visitor.data, visitor.flags)
+        pump = visitor_pump(visitor.kind, stream, self._idle, self._users.shaper(endpoint.user_id))
+        pump.attach(visitor.let_go())
+        return True
+
+    def split(self, arrival: HTTPArrival) -> None:
+        """`routePerRequest`: each request of this connection has its own way."""
+        split(self, arrival.let_go(), arrival.peer, arrival.data, arrival.flags)
+
+    def expect(self, arrival: Closable) -> None:
+        """It closes unless it is forgotten within FIRST_BYTES_S."""
+        self._arrivals[arrival] = self._now + FIRST_BYTES_S
+
+    def forget(self, arrival: Closable) -> None:
+        self._arrivals.pop(arrival, None)
+        self.away.discard(arrival)
+
+    # time
 
     @property
     def waiting(self) -> int:
         """Connections that have not been routed yet."""
         return len(self._arrivals) + len(self.away)
-
-    def forget(self, arrival: "Arrival") -> None:
-        self._arrivals.pop(arrival, None)
-        self.away.discard(arrival)
 
     def tick(self, period: float) -> None:
         self._now += period
@@ -78,152 +168,3 @@ class Router:
         self.over = True
         for arrival in [*self._arrivals, *self.away]:
             arrival.close()
-
-
-def refuse(sock: socket.socket, status: int, text: str) -> None:
-    """Answer the visitor with a page, close the connection, count it."""
-    name = f"visitors_refused_{status}"
-    setattr(counters, name, getattr(counters, name) + 1)
-    Farewell(sock, page(status, text))
-
-
-class Arrival:
-    """A connection whose host is not known yet."""
-
-    __slots__ = ("_data", "_host", "_peer", "_reader", "_router", "_sock", "_timer")
-
-    def __init__(self, router: Router, sock: socket.socket, peer: str) -> None:
-        self._router = router
-        self._sock = sock
-        self._peer = peer
-        self._data = b""
-        self._host = ""
-        self._reader: Any = None
-        self._timer: Any = None
-
-    def readable(self) -> None:
-        try:
-            self._read()
-        except (BlockingIOError, InterruptedError):
-            if self._reader is None:
-                self._reader = get_hub().loop.io(self._sock.fileno(), EV_READ)
-                self._reader.start(self.readable)
-        except OSError:
-            self.close()
-        except Exception:
-            log.exception("unexpected error with the first bytes of %s", self._peer)
-            self.close()
-
-    def _read(self) -> None:
-        router = self._router
-        while True:
-            count = self._sock.recv_into(_read_buffer)
-            if not count:
-                self.close()
-                return
-            known = len(self._data)
-            self._data += _read_buffer[:count]
-            if self._data[0] == frames.MAGIC:
-                if len(self._data) >= 2:
-                    router.admit(self._let_go(), self._peer, self._data)
-                    return
-                continue
-            if known and b"\n" not in self._data[known:] and len(self._data) < http_head.LIMIT_BYTES:
-                continue  # a head that dribbles in is not read again for each byte
-            try:
-                head = http_head.parse(self._data, router.mux_header)
-            except http_head.BadHead as error:
-                self._answer(error.status, f"{error}.")
-                return
-            except http_head.NotHTTP:
-                counters.visitors_not_http += 1
-                self.close()
-                return
-            if head is not None:
-                counters.visitors_accepted += 1
-                self._host = head.host.partition(".")[0] if router.by_host else head.host
-                self._route()
-                return
-
-    def _route(self) -> None:
-        router = self._router
-        host = router.registry.find(self._host)
-        if host is None:
-            self._answer(404, "Nobody publishes a service under this host name here.")
-        elif not self._open(host):
-            self._wait(host)
-
-    def _open(self, host: Host) -> bool:
-        choice = host.choose()
-        if choice is None:
-            return False
-        tunnel, service = choice
-        router = self._router
-        counters.streams_opened += 1
-        stream = tunnel.open(service, self._peer, self._data)
-        VisitorPump(stream, router.idle).attach(self._let_go())
-        return True
-
-    def _wait(self, host: Host) -> None:
-        """The client has just gone: give it a moment to come back."""
-        if self._reader is not None:
-            self._reader.stop()
-        self._router.forget(self)
-        self._router.away.add(self)
-        self._timer = get_hub().loop.timer(AWAY_S)
-        self._timer.start(self._give_up)
-        host.waiting[self._wake] = None
-
-    def _wake(self) -> None:
-        get_hub().loop.run_callback(self._try_again)  # after the client has been told that it is accepted
-
-    def _try_again(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer = None
-            try:
-                self._route()
-            except Exception:
-                log.exception("unexpected error while routing %s", self._peer)
-                self.close()
-
-    def _give_up(self) -> None:
-        self._timer = None
-        host = self._router.registry.find(self._host)
-        if host is not None:
-            host.waiting.pop(self._wake, None)
-        self._answer(503, "The client that publishes this service is not connected at the moment.")
-
-    def _answer(self, status: int, text: str) -> None:
-        refuse(self._let_go(), status, text)
-
-    def _let_go(self) -> socket.socket:
-        for watcher in (self._reader, self._timer):
-            if watcher is not None:
-                watcher.stop()
-        self._timer = None
-        self._router.forget(self)
-        return self._sock
-
-    def close(self) -> None:
-        self._let_go().close()
-
-
-class VisitorPump(Pump):
-    """A visitor's pump: where the service gave no byte of an answer, it gives a page that says why."""
-
-    __slots__ = ()
-
-    def _end_of_output(self) -> None:
-        if self.delivered_any or self.stream.eof_sent:  # answered, or the visitor has left
-            super()._end_of_output()
-        else:
-            self.stream.reset(frames.CANCELLED)
-            refuse(self.detach(), *_NOTHING)
-
-    def finished(self, reason: int | None) -> None:
-        if self.delivered_any or (reason is None and self.stream.eof_sent):
-            super().finished(reason)
-            return
-        status, text = _NOTHING if reason is None else _NO_ANSWER.get(reason, _LOST)
-        refuse(self.detach(), status, text)

@@ -1,76 +1,226 @@
-"""Who may open tunnels. Credentials are checked in the same way and time whether the id exists or not."""
+"""Who may open tunnels: the configuration's users, then whom an authAPI or `allowAnyClient` lets in. For admission.
+
+Credentials are checked in the same way and time whether the id exists or not.
+"""
 
 import hmac
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from time import monotonic
 
 import gevent
+from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 
 from gtapp.config.load import User
+from gtapp.config.options import Limits, ServerOptions
+from gtapp.errors import RemoteRefused
+from gtapp.relay.bucket import Shaper
 from gtapp.relay.threads import Threads
+from gtapp.server.auth_api import AuthAPI
 from gtapp.wire import credentials
-from gtapp.wire.credentials import Verifier
+from gtapp.wire.credentials import DEFAULT_ITERATIONS, Verifier
 
 log = logging.getLogger("gt.server")
 
 DERIVING_THREADS = 2  # a flood of logins may keep this many cores busy, never the hub
+ASKING_S = 8.0  # how long a login may wait for the authAPI; the whole opening has 10 s
+MAX_ENROLLED_ITERATIONS = 2 * DEFAULT_ITERATIONS  # a verifier that strangers bring must not cost us more
+
+
+def invalid_credentials() -> RemoteRefused:
+    """The same words for every protocol and every reason: nobody learns which ids exist."""
+    return RemoteRefused("invalid_credentials", "unknown id or wrong secret")
+
+
+class _Guest:
+    """An id that is not in the configuration, while it has a tunnel. `verifier` is the one it came with first,
+    None where the authAPI decides at each login."""
+
+    __slots__ = ("user", "verifier")
+
+    def __init__(self, user: User, verifier: Verifier | None) -> None:
+        self.user = user
+        self.verifier = verifier
 
 
 class Users:
     """Users by id. Deriving a key takes about 30 ms, in a thread; the result is kept per user and process.
 
     `start` derives all keys in the background: a login must not wait, and an id that does not exist, whose keys
-    need no deriving, must not be the faster one.
+    need no deriving, must not be the faster one. `own` is the server's own user, for its status API.
     """
 
-    def __init__(self, users: Mapping[str, User]) -> None:
-        self._users = dict(users)
-        self._prefixes = {user_id.lower() for user_id in users}
+    def __init__(self, users: Mapping[str, User], options: ServerOptions, own: User | None = None) -> None:
+        self._own = own
         self._threads = Threads(DERIVING_THREADS)
         self._verifiers: dict[str, Verifier] = {}
         self._proved: dict[str, bytes] = {}
+        self._logins: dict[str, set[Login]] = {}  # those that are in, by id
+        self._guests: dict[str, _Guest] = {}  # each has a login
+        self._enrolling: dict[str, Event] = {}
+        self._shapers: dict[str, Shaper] = {}
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._api: AuthAPI | None = None
+        self._api_url = ""
         # Random, never made from the secrets: anybody is told salts. (A stored verifier keeps its salt when the
         # server starts again and made-up ones change: who watches across a restart can tell that such an id exists.)
         self._salt_key = secrets.token_bytes(32)
         self._proof_key = secrets.token_bytes(32)
+        self._take(users, options)
 
     def start(self) -> None:
-        gevent.spawn(self._derive_all)
+        self._greenlet = gevent.spawn(self._derive_all)
 
     def stop(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
         self._threads.kill()
+        if self._api is not None:
+            self._api.close()
 
     def get(self, user_id: str) -> User | None:
-        return self._users.get(user_id)
+        """The user, if it may have tunnels: one of the configuration, or a guest that has come in."""
+        user = self._users.get(user_id)
+        if user is not None:
+            return None if user.disabled else user
+        guest = self._guests.get(user_id)
+        return None if guest is None else guest.user
+
+    def is_own(self, user_id: str) -> bool:
+        return self._own is not None and user_id == self._own.id
 
     def reserved_for_others(self, host_prefix: str, user_id: str) -> bool:
-        """Whether `host_prefix` is the id of another user: it waits for that one, connected or not."""
-        return host_prefix in self._prefixes and user_id.lower() != host_prefix
+        """Whether `host_prefix` is the id of another user of the configuration: it waits for that one, connected or
+        not. (Ids that differ in upper and lower case alone share theirs.)"""
+        owners = self._owners.get(host_prefix)
+        return owners is not None and user_id not in owners
 
-    def verifier(self, user_id: str) -> Verifier:
-        """What SCRAM checks the proof of `user_id` against; for an unknown id, what nothing can match."""
-        verifier = self._verifiers.get(user_id)
-        if verifier is None:
-            user = self._users.get(user_id)
-            if user is None:
-                return credentials.decoy(user_id, self._salt_key)
-            verifier = self._verifiers[user_id] = self._verifier_of(user)
-        return verifier
+    def shaper(self, user_id: str) -> Shaper | None:
+        """What keeps the streams of this user to its speed, if it has one."""
+        user = self.get(user_id)
+        if user is None or not user.speed:
+            return None
+        shaper = self._shapers.get(user_id)
+        if shaper is None:
+            shaper = self._shapers[user_id] = Shaper(user.speed)
+        return shaper
 
-    def check(self, user_id: str, secret: str) -> bool:
-        """Whether `secret` is the one of `user_id`: for the protocols that send it."""
+    def begin(self, user_id: str) -> "Login":
+        """An opening names this id. The caller closes the login when the opening fails or its tunnel has gone."""
+        user = self._users.get(user_id)
+        if user is not None and user.disabled:
+            log.info("user %s is disabled and tries to log in", user_id)
+        return Login(self, user_id)
+
+    def replace(self, users: Mapping[str, User], options: ServerOptions) -> set[str]:
+        """From now on these are the users. Returns the ids that have to log in again, if they still can.
+
+        Limits change for running tunnels too; streams that began without a speed go on without one.
+        """
+        before, enrolled = self._users, self._any
+        self._take(users, options)
+        gone = {
+            user_id for user_id, user in before.items() if _credentials(user) != self._credentials_of(user_id)
+        }
+        for user_id, guest in self._guests.items():
+            by_api = guest.verifier is None
+            if user_id in self._users or not (self._api is not None if by_api else enrolled and self._any):
+                gone.add(user_id)
+            guest.user = self._guest(user_id, None).user
+        for user_id in gone:
+            self._forget(user_id)
+            self._verifiers.pop(user_id, None)
+            self._proved.pop(user_id, None)
+        for user_id, shaper in self._shapers.items():
+            known = self.get(user_id)
+            shaper.set_speed(known.speed if known is not None else 0)
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
+            self.start()
+        return gone
+
+    def _take(self, users: Mapping[str, User], options: ServerOptions) -> None:
+        self._users = dict(users)
+        if self._own is not None:
+            self._users[self._own.id] = self._own
+        self._owners: dict[str, set[str]] = {}
+        for user_id in self._users:
+            self._owners.setdefault(user_id.lower(), set()).add(user_id)
+        self._limits = {field.name: getattr(options, field.name) for field in fields(Limits)}
+        self._any = options.allow_any_client and not options.auth_api
+        if options.allow_any_client and options.auth_api:
+            log.warning("allowAnyClient has no effect while authAPI decides about unknown ids")
+        if options.auth_api != self._api_url:
+            if self._api is not None:
+                self._api.close()
+            self._api_url = options.auth_api
+            self._api = AuthAPI(options.auth_api) if options.auth_api else None
+
+    def _credentials_of(self, user_id: str) -> tuple[str | None, str | None] | None:
+        user = self._users.get(user_id)
+        return None if user is None else _credentials(user)
+
+    # guests
+
+    def _guest(self, user_id: str, verifier: Verifier | None) -> _Guest:
+        return _Guest(User(id=user_id, **self._limits), verifier)
+
+    def _enrolls(self, user_id: str) -> bool:
+        """Whether this id is free for the first who comes."""
+        return self._any and user_id not in self._users and user_id not in self._guests
+
+    def _forget(self, user_id: str) -> None:
+        """The id's logins are over, and with them what was kept of a guest."""
+        for login in self._logins.pop(user_id, ()):
+            login.over = True
+        if self._guests.pop(user_id, None) is not None:
+            self._proved.pop(user_id, None)
+            self._shapers.pop(user_id, None)
+
+    # keys
+
+    def _verifier(self, user_id: str) -> Verifier:
+        """What a proof of `user_id` is checked against; for an id that may not log in, what nothing can match."""
+        user = self._users.get(user_id)
+        while user is not None and not user.disabled:
+            verifier = self._verifiers.get(user_id)
+            if verifier is not None:
+                return verifier
+            verifier = self._verifier_of(user)
+            if self._users.get(user_id) is user:
+                self._verifiers[user_id] = verifier
+            user = self._users.get(user_id)  # may have been replaced meanwhile
+        guest = self._guests.get(user_id)
+        if user is None and guest is not None and guest.verifier is not None:
+            return guest.verifier
+        return credentials.decoy(user_id, self._salt_key)
+
+    def _check(self, user_id: str, secret: str) -> tuple[bool, Verifier | None]:
+        """Whether `secret` is the one of `user_id`; where it is not, also the keys that belong to it."""
         proof = hmac.digest(self._proof_key, f"{len(user_id)}:{user_id}{secret}".encode(), "sha256")
         if hmac.compare_digest(self._proved.get(user_id, b""), proof):
-            return True
-        if not self._threads.call(credentials.matches, self.verifier(user_id), secret):
-            return False
+            return True, None
+        if self._api is not None and len(self._users) == (self._own is not None) and not self.is_own(user_id):
+            return False, None  # all ids are the authAPI's: there is none whose existence this could tell
+        while True:
+            verifier = self._verifier(user_id)
+            try:
+                keys = self._threads.call(credentials.derive, secret, verifier.salt, verifier.iterations)
+            except ValueError:
+                return False, None
+            if verifier == self._verifier(user_id):
+                break
+        if not hmac.compare_digest(keys.stored_key, verifier.stored_key):
+            return False, keys
         self._proved[user_id] = proof
-        return True
+        return True, None
 
     def _derive_all(self) -> None:
-        for user_id in self._users:
-            self.verifier(user_id)
+        for user_id in list(self._users):
+            self._verifier(user_id)
 
     def _verifier_of(self, user: User) -> Verifier:
         try:
@@ -82,3 +232,128 @@ class Users:
         except ValueError as error:
             log.error("user %s cannot log in: %s", user.id, error)
             return credentials.decoy(user.id, self._salt_key)
+
+
+class Login:
+    """One opening, and then its tunnel, of one id.
+
+    What lets it in is one of `proved` (after `verifier`), `enrolled` (after `verifier` has given None) and `check`.
+    Each raises RemoteRefused: invalid_credentials, or auth_unavailable where the authAPI does not answer.
+    """
+
+    def __init__(self, users: Users, user_id: str) -> None:
+        self.id = user_id
+        self.hosts: frozenset[str] | None = None  # the host prefixes the authAPI allows; None: any
+        self.over = False
+        self._users = users
+        self._until = monotonic() + ASKING_S
+        self._challenged: Verifier | None = None
+        self._enrolling = False
+        self._secret = ""  # for the authAPI, when the services change
+        self.changing = BoundedSemaphore(1)  # held while they do: what was asked for last has to win
+
+    @property
+    def user(self) -> User:
+        """Whose login it is. Raises RemoteRefused when it is not in, or no more."""
+        user = self._users.get(self.id)
+        if user is None or self not in self._users._logins.get(self.id, ()):
+            raise invalid_credentials()
+        return user
+
+    def verifier(self) -> Verifier | None:
+        """What SCRAM checks the proof against. None: the id is free, the client is to enrol with a verifier.
+
+        Waits while another opening enrols the same id.
+        """
+        users = self._users
+        while users._enrolls(self.id):
+            other = users._enrolling.get(self.id)
+            if other is None:
+                users._enrolling[self.id] = Event()
+                self._enrolling = True
+                return None
+            other.wait()
+        self._challenged = users._verifier(self.id)
+        return self._challenged
+
+    def proved(self) -> None:
+        """The client has proved the secret to the verifier."""
+        users = self._users
+        if users._enrolls(self.id):  # the tunnel that this secret came with has gone meanwhile
+            self._come_in(users._guest(self.id, self._challenged))
+        elif users._verifier(self.id) == self._challenged:
+            self._come_in()
+        else:
+            raise invalid_credentials()
+
+    def enrolled(self, verifier: Verifier) -> None:
+        """The client has sent the verifier that its id is to have while it has tunnels."""
+        if verifier.iterations > MAX_ENROLLED_ITERATIONS:
+            raise RemoteRefused(
+                "protocol_error", f"at most {MAX_ENROLLED_ITERATIONS} iterations to enrol with"
+            )
+        if not (self._enrolling and self._users._enrolls(self.id)):
+            raise invalid_credentials()
+        self._come_in(self._users._guest(self.id, verifier))
+
+    def check(self, secret: str, prefixes: Sequence[str]) -> None:
+        """The client has shown a secret, and asks for these host prefixes. Waits."""
+        users = self._users
+        right, keys = users._check(self.id, secret)
+        while not right and users._enrolls(self.id) and self.id in users._enrolling:
+            users._enrolling[self.id].wait()
+            right, keys = users._check(self.id, secret)
+        if right:
+            self._come_in()
+        elif users._api is not None:
+            # It is asked about local ids as well, and its answer not used: nobody sees which ones these are.
+            self._ask(users._api, secret, prefixes)
+        elif keys is not None and users._enrolls(self.id):
+            self._come_in(users._guest(self.id, keys))
+        else:
+            raise invalid_credentials()
+
+    def ask_again(self, prefixes: Sequence[str]) -> None:
+        """A tunnel that the authAPI has let in asks for other host prefixes. Waits."""
+        if self._secret and self._users._api is not None:
+            self._ask(self._users._api, self._secret, prefixes)
+
+    def close(self) -> None:
+        """The opening has failed, or the tunnel has gone."""
+        self._end_enrolling()
+        self.over = True
+        logins = self._users._logins.get(self.id)
+        if logins is not None and self in logins:
+            logins.remove(self)
+            if not logins:
+                self._users._forget(self.id)
+
+    def _ask(self, api: AuthAPI, secret: str, prefixes: Sequence[str]) -> None:
+        users = self._users
+        is_in = self in users._logins.get(self.id, ())
+        hosts = api.ask(self.id, secret, prefixes, monotonic() + ASKING_S if is_in else self._until)
+        if hosts is None or self.id in users._users:
+            raise invalid_credentials()
+        self._come_in(None if self.id in users._guests else users._guest(self.id, None))
+        self.hosts = hosts | {self.id.lower()}
+        self._secret = secret
+
+    def _come_in(self, guest: _Guest | None = None) -> None:
+        """Let in; with `guest` as a new one."""
+        users = self._users
+        if self.over or (guest is None and users.get(self.id) is None):
+            raise invalid_credentials()
+        if guest is not None:
+            users._guests[self.id] = guest
+        users._logins.setdefault(self.id, set()).add(self)
+        self._end_enrolling()
+
+    def _end_enrolling(self) -> None:
+        if self._enrolling:
+            self._enrolling = False
+            self._users._enrolling.pop(self.id).set()
+
+
+def _credentials(user: User) -> tuple[str | None, str | None] | None:
+    """What a login needs; None where there can be none."""
+    return None if user.disabled else (user.secret, user.verifier)

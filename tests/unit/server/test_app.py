@@ -1,48 +1,82 @@
-"""The server put together: it listens, serves, and ends in order."""
+"""The server put together: it listens, serves, takes new options over, and ends in order."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import gevent
+import gevent.ssl
 import pytest
 
 from gtapp.config.load import ServerConfig, User
 from gtapp.config.options import ServerOptions
-from gtapp.config.values import Address
+from gtapp.config.values import Address, PortRange
 from gtapp.errors import ConfigError, GTError
 from gtapp.observe import metrics
+from gtapp.server import router
 from gtapp.server.app import ServerApp
-from gtapp.wire import frames
+from gtapp.wire import credentials, frames
+from gtapp.wire.credentials import MIN_ITERATIONS, derive
 from gtapp.wire.handshake import ClientHandshake, ServiceSpec
+from tests.support.ports import Port
 from tests.support.relay import CONTROL, OPEN, FarEnd, ours, read_all, read_exactly, turn, until
+from tests.unit.server.scene import client_hello
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: id1.example.com\r\n\r\n"
+HERE = Address("127.0.0.1", 0)
+USER = User(id="id1", secret="secret1")
 
 
 class Running:
-    def __init__(self) -> None:
-        options = ServerOptions(addr=Address("127.0.0.1", 0))
-        self.app = ServerApp(ServerConfig(None, options, {"id1": User(id="id1", secret="secret1")}))
+    """A server; its listeners are those of `addr`, `tlsAddr` and `sniAddr`, as far as there are any, in this order."""
+
+    def __init__(self, beside: Path, user: User = USER, **options: Any) -> None:
+        self.path = beside / "gt.yaml"
+        self.options = ServerOptions(**{"addr": HERE, **options})
+        self.users = {user.id: user}
+        self.app = ServerApp(ServerConfig(self.path, self.options, self.users))
         self.app.start()
-        host, _, port = self.app._listeners[0].address.rpartition(":")
-        self.address = host, int(port)
         self.sockets: list[Any] = []
 
-    def connect(self) -> Any:
-        self.sockets.append(ours(socket.create_connection(self.address)))
+    def address(self, listener: int = 0) -> tuple[str, int]:
+        host, _, port = self.app._listeners[listener].address.rpartition(":")
+        return host, int(port)
+
+    def connect(self, listener: int = 0, port: int = 0) -> Any:
+        address = ("127.0.0.1", port) if port else self.address(listener)
+        self.sockets.append(ours(socket.create_connection(address)))
         return self.sockets[-1]
 
-    def client(self) -> FarEnd:
-        """A client that publishes "id1"."""
-        far = FarEnd(self.connect(), frames.Frames())
-        handshake = ClientHandshake("id1", "secret1", "test", "instance", [ServiceSpec("http")])
+    def connect_tls(self, listener: int = 1) -> Any:
+        context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(self.path.parent / "gt-cert.pem")
+        self.sockets.append(context.wrap_socket(self.connect(listener), server_hostname="localhost"))
+        return self.sockets[-1]
+
+    def log_in(
+        self, secret: str = "secret1", sock: Any = None, *services: ServiceSpec, id: str = "id1"
+    ) -> Any:
+        """A client up to the answer to its `auth`, which stands in `answer`."""
+        far: Any = FarEnd(sock or self.connect(), frames.Frames())
+        handshake = ClientHandshake(id, secret, "test", "instance", [*services] or [ServiceSpec("http")])
         far.send(frames.OPENING, far.frames.control(handshake.hello()))
-        far.send(far.frames.control(handshake.auth(far.next()[2])))
-        handshake.ready(far.next()[2])
+        challenge = far.next_of(CONTROL)[2]
+        if challenge["type"] != "error":
+            far.send(far.frames.control(handshake.auth(challenge)))
+            challenge = far.next_of(CONTROL)[2]
+        far.answer = challenge
+        return far
+
+    def client(self, *services: ServiceSpec, sock: Any = None) -> Any:
+        """A client that publishes "id1", or these services."""
+        far = self.log_in("secret1", sock, *services)
+        assert far.answer["type"] == "ready", far.answer
         far.answer_ping()
         return far
 
@@ -51,6 +85,11 @@ class Running:
         visitor.sendall(data)
         return visitor
 
+    def reload(self, *users: User, **options: Any) -> None:
+        """New options, and these users in place of all."""
+        chosen = {user.id: user for user in users} or self.users
+        self.app.reload(ServerConfig(self.path, replace(self.options, **options), chosen))
+
     def stop(self, grace: float) -> gevent.Greenlet[..., None]:
         return gevent.spawn(self.app.stop, grace)
 
@@ -58,16 +97,31 @@ class Running:
         for sock in self.sockets:
             sock.close()
         self.app.stop(0)
-        until(lambda: len(self.app._users._verifiers) == 1)
-        self.app._users._threads.kill()
+        turn(5)
+
+
+MakeRunning = Callable[..., Running]
 
 
 @pytest.fixture
-def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def make_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MakeRunning]:
     monkeypatch.setattr(metrics, "_gauges", {})
-    made = Running()
-    yield made
-    made.close()
+    monkeypatch.setattr(credentials, "DEFAULT_ITERATIONS", MIN_ITERATIONS)
+    monkeypatch.setattr(credentials, "derive", lambda secret, salt, _=0: derive(secret, salt, MIN_ITERATIONS))
+    made: list[Running] = []
+
+    def make(**options: Any) -> Running:
+        made.append(Running(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def running(make_running: MakeRunning) -> Running:
+    return make_running()
 
 
 def test_visitors_and_tunnels_on_one_address(running: Running) -> None:
@@ -82,17 +136,207 @@ def test_visitors_and_tunnels_on_one_address(running: Running) -> None:
     assert read_all(running.visit(REQUEST.replace(b"id1", b"id2"))).startswith(b"HTTP/1.1 404")
 
 
+# everything that can be published
+
+
+def test_tls(make_running: MakeRunning) -> None:
+    """With a certificate that is made beside the configuration, and which clients can take for the CA."""
+    running = make_running(tls_addr=HERE)
+    client = running.client(sock=running.connect_tls())
+    visitor = running.connect_tls()
+    visitor.sendall(REQUEST)
+    _, stream, opened = client.next_of(OPEN)
+    assert (opened.data, opened.flags) == (REQUEST, frames.OVER_TLS)
+    client.send(client.data(stream, b"answer"))
+    assert read_exactly(visitor, 6) == b"answer"
+    running.visit()
+    assert client.next_of(OPEN)[2].flags == 0, "the same service without TLS"
+
+
+def test_tls_alone(make_running: MakeRunning) -> None:
+    running = make_running(addr=None, tls_addr=HERE)
+    assert len(running.app._listeners) == 1
+    assert running.log_in("secret1", running.connect_tls(0)).answer["type"] == "ready"
+
+
+def test_tls_to_pass_through(make_running: MakeRunning) -> None:
+    running = make_running(sni_addr=HERE)
+    client = running.client(ServiceSpec("tls", "a"))
+    visitor = running.connect(1)
+    hello = client_hello("a.example.com")
+    visitor.sendall(hello)
+    _, stream, opened = client.next_of(OPEN)
+    assert opened.data == hello
+    client.send(client.data(stream, b"answer"))
+    assert read_exactly(visitor, 6) == b"answer"
+
+
+def test_a_tcp_port(make_running: MakeRunning) -> None:
+    with Port() as port:
+        running = make_running(user=replace(USER, tcp_range=(PortRange(port.number, port.number),)))
+        client = running.client(ServiceSpec("tcp", None, 0, True))
+        assert client.answer["services"] == [{"port": port.number}]
+        visitor = running.connect(port=port.number)
+        _, stream, opened = client.next_of(OPEN)
+        assert opened.data == b""
+        client.send(client.data(stream, b"SSH-2.0"))
+        assert read_exactly(visitor, 7) == b"SSH-2.0"
+
+
+def test_ports_are_opened_where_the_server_listens(make_running: MakeRunning) -> None:
+    """And on no other address of the machine."""
+    with Port("127.0.0.2") as port:
+        addr = Address("127.0.0.2", 0)
+        running = make_running(
+            addr=addr, user=replace(USER, tcp_range=(PortRange(port.number, port.number),))
+        )
+        running.client(ServiceSpec("tcp", None, port.number))
+        assert listens(port)
+        (opened,) = running.app._ports._ports["id1"].values()
+        assert opened.listener.address == str(port)
+
+
+def test_a_port_that_is_given_up_is_closed(make_running: MakeRunning) -> None:
+    with Port() as port:
+        user = replace(USER, tcp_range=(PortRange(port.number, port.number),))
+        running = make_running(user=user, timeout=0.8)  # for quick ticks
+        client = running.client(ServiceSpec("tcp", None, port.number))
+        client.send(client.frames.control({"type": "services", "services": [{"kind": "http"}]}))
+        assert client.next_of(CONTROL)[2]["type"] == "ready"
+        until(lambda: not listens(port))
+
+
+def listens(port: Port) -> bool:
+    try:
+        socket.create_connection(port.address).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_a_visitor_who_says_nothing_is_closed(
+    make_running: MakeRunning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "FIRST_BYTES_S", 0.2)
+    running = make_running(timeout=0.8, tls_addr=HERE, sni_addr=HERE)
+    for listener in range(3):
+        assert read_all(running.connect(listener)) == b""
+
+
+def test_stop_closes_the_ports(make_running: MakeRunning) -> None:
+    with Port() as port:
+        running = make_running(user=replace(USER, tcp_range=(PortRange(port.number, port.number),)))
+        running.client(ServiceSpec("tcp", None, port.number))
+        running.stop(0.05).get(timeout=3)
+        assert not listens(port)
+
+
+def test_the_status_api_has_a_user_of_its_own(make_running: MakeRunning) -> None:
+    """Its tunnel does not count as a client's login."""
+    running = make_running(api_addr=HERE)
+    status = running.app._status
+    assert status is not None
+    assert status.user.id not in running.users
+    assert running.app._users.is_own(status.user.id)
+    assert running.log_in(status.user.secret or "", id=status.user.id).answer["type"] == "ready"
+
+
+# new options while it runs
+
+
+def test_reload_of_users(running: Running) -> None:
+    other = User(id="id2", secret="secret2")
+    assert running.log_in("secret2", id="id2").answer["code"] == "invalid_credentials"
+    client = running.client()
+    running.reload(USER, other)
+    assert running.log_in("secret2", id="id2").answer["type"] == "ready"
+    running.visit()
+    assert client.next_of(OPEN)[2].data == REQUEST, "nobody else has noticed"
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        [User(id="id2", secret="x")],
+        [replace(USER, secret="other")],
+        [replace(USER, disabled=True)],
+    ],
+    ids=["removed", "another secret", "disabled"],
+)
+def test_reload_ends_the_tunnels_of_who_may_not_log_in(
+    running: Running, users: list[User], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    client = running.client()
+    visitor = running.visit()
+    client.next_of(OPEN)
+    running.reload(*users)
+    client.rest()
+    assert client.ended, "at once"
+    assert read_all(visitor).startswith(b"HTTP/1.1 502")
+    assert "id1 may no longer log in like this" in caplog.text
+    assert running.log_in().answer["code"] == "invalid_credentials"
+
+
+def test_reload_of_limits_leaves_tunnels_alone(running: Running) -> None:
+    client = running.client()
+    running.reload(replace(USER, speed=10_000_000, connections=1, host_number=1))
+    visitor = running.visit()
+    _, stream, _ = client.next_of(OPEN)
+    client.send(client.data(stream, b"answer"))
+    assert read_exactly(visitor, 6) == b"answer"
+    services = [ServiceSpec("http", name).to_dict() for name in ("a", "b")]
+    client.send(client.frames.control({"type": "services", "services": services}))
+    assert client.next_of(CONTROL)[2]["code"] == "too_many_hosts"
+
+
+def test_reload_of_options_of_the_server(running: Running) -> None:
+    running.reload(protocols=(1,), http_mux_header="X-Service", timeout=30.0)
+    assert (
+        running.visit(b"GET / HTTP/1.1\r\nHost: id1\r\nX-Service: nobody\r\n\r\n").recv(12) == b"HTTP/1.1 404"
+    )
+    closed = running.connect()
+    closed.sendall(frames.OPENING)
+    assert read_all(closed) == b""
+    assert running.app._router._idle.ticks == running.app._clock.ticks(30.0)
+
+
+def test_reload_of_the_lockout(running: Running) -> None:
+    running.reload(reconnect_times=1)
+    assert running.log_in("wrong").answer["code"] == "invalid_credentials"
+    assert running.log_in().answer["code"] == "locked_out"
+    running.reload(reconnect_times=0)
+    assert running.log_in().answer["type"] == "ready"
+
+
+def test_reload_tells_the_status_api(make_running: MakeRunning) -> None:
+    running = make_running(api_addr=HERE)
+    running.reload(http_mux_header="X-Service")
+    assert running.app._status is not None
+    assert running.app._status._check.options.http_mux_header == "X-Service"
+
+
+# what cannot be, and the end
+
+
 def test_no_address() -> None:
     with pytest.raises(ConfigError, match="no address to listen on"):
         ServerApp(ServerConfig(None, ServerOptions(), {}))
 
 
 def test_an_address_in_use(running: Running) -> None:
-    options = ServerOptions(addr=Address(*running.address))
+    options = ServerOptions(addr=Address(*running.address()))
     app = ServerApp(ServerConfig(None, options, {}))
     with pytest.raises(GTError, match="cannot listen"):
         app.start()
     app._clock.stop()
+    app._users.stop()
+
+
+def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
+    options = ServerOptions(tls_addr=HERE, cert_file="/no/such.pem", key_file="/no/such.pem")
+    with pytest.raises(GTError, match=r"such\.pem"):
+        ServerApp(ServerConfig(tmp_path / "gt.yaml", options, {}))
 
 
 def test_stop_waits_for_what_runs(running: Running) -> None:
@@ -124,6 +368,14 @@ def test_stop_of_an_idle_server_tells_its_clients(running: Running) -> None:
     client.rest()
     client.close()
     stopping.get(timeout=3)
+    assert monotonic() - began < 3
+
+
+def test_stop_of_an_idle_server_with_everything(make_running: MakeRunning) -> None:
+    """None of its parts is waited for when there is nothing left to do."""
+    running = make_running(tls_addr=HERE, sni_addr=HERE, api_addr=HERE)
+    began = monotonic()
+    running.stop(5).get(timeout=10)
     assert monotonic() - began < 3
 
 

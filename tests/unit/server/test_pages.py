@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from gtapp.observe import metrics
 from gtapp.server import pages
-from gtapp.server.pages import LINGER_BYTES, Farewell, page
+from gtapp.server.pages import LINGER_BYTES, Farewell, page, refuse
 from tests.support.relay import read_all, reset, tcp_pair, turn, until
 
 
@@ -29,7 +30,7 @@ def test_a_page_is_a_whole_response() -> None:
     assert b"<title>404 Not Found</title>" in body
 
 
-@pytest.mark.parametrize("status", [400, 404, 431, 502, 503, 504, 505])
+@pytest.mark.parametrize("status", [400, 403, 404, 431, 502, 503, 504, 505])
 def test_every_status_we_give_has_a_phrase(status: int) -> None:
     assert page(status, "x").startswith(b"HTTP/1.1 %d " % status)
 
@@ -74,4 +75,37 @@ def test_a_visitor_that_has_gone(pair: tuple[Any, Any]) -> None:
     reset(visitor)
     turn()
     Farewell(sock, b"the page")
+    until(lambda: sock.fileno() < 0)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 431, 502, 503, 504, 505])
+def test_refuse_counts(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    counters = metrics.Counters()
+    monkeypatch.setattr(pages, "counters", counters)
+    sock, visitor = pair
+    refuse(sock, status, "Because.")
+    assert read_all(visitor) == page(status, "Because.")
+    assert getattr(counters, f"visitors_refused_{status}") == 1
+    visitor.close()
+    until(lambda: sock.fileno() < 0)
+
+
+class Choked:
+    """A socket that takes nothing: `Farewell` may be given one whose buffer a response has filled."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def send(self, data: bytes) -> int:
+        raise BlockingIOError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def test_a_socket_that_is_full(pair: tuple[Any, Any]) -> None:
+    sock, visitor = pair
+    Farewell(Choked(sock), b"the page")  # type: ignore[arg-type]
+    assert read_all(visitor) == b""
+    visitor.close()
     until(lambda: sock.fileno() < 0)

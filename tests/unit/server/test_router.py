@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any
 
 import gevent
@@ -12,67 +14,21 @@ import pytest
 from gtapp.observe import metrics
 from gtapp.relay.pump import Idle
 from gtapp.relay.sockets import show_address
-from gtapp.server import router as router_module
-from gtapp.server.registry import Registry
-from gtapp.server.router import HEAD_TIMEOUT_S, Router
+from gtapp.server import arrivals
+from gtapp.server.router import FIRST_BYTES_S
 from gtapp.wire import frames, http_head
 from gtapp.wire.http_head import LIMIT_BYTES
-from tests.support.relay import (
-    DATA,
-    EOF,
-    OPEN,
-    RESET,
-    Made,
-    read_all,
-    read_exactly,
-    reset,
-    tcp_pair,
-    turn,
-    until,
-)  # fmt: skip
-
-REQUEST = b"GET /page HTTP/1.1\r\nHost: a.example.com\r\n\r\n"
-MakeTunnel = Callable[..., Made]
-
-
-class Scene:
-    """A router; `visit` gives a visitor's socket. Host prefix "a" is service 7 of the tunnel `made`."""
-
-    def __init__(self, make_tunnel: MakeTunnel) -> None:
-        self.make_tunnel = make_tunnel
-        self.registry = Registry()
-        self.admitted: list[tuple[socket.socket, str, bytes]] = []
-        self.router = Router(self.registry, lambda *args: self.admitted.append(args), "Host", Idle(8))
-        self.visitors: list[Any] = []
-        self.made = self.tunnel_comes()
-
-    def tunnel_comes(self) -> Made:
-        made = self.make_tunnel().up()
-        self.registry.publish(made.tunnel, "id1", [("a", 7)])
-        made.tunnel.on_closed = lambda reason: self.registry.withdraw(made.tunnel, "id1")
-        return made
-
-    def visit(self, data: bytes = b"") -> Any:
-        sock, visitor = tcp_pair()
-        self.visitors.append(visitor)
-        if data:
-            visitor.sendall(data)
-        self.router.accept(sock, show_address(visitor.getsockname()))
-        return visitor
-
-    def away(self) -> None:
-        self.made.tunnel.abort("gone")
-
-    def close(self) -> None:
-        self.router.stop()
-        for visitor in self.visitors:
-            visitor.close()
-        for tunnel in self.registry.tunnels():
-            tunnel.abort("the test is over")
-        for sock, _, _ in self.admitted:
-            sock.close()
-        # Farewells end with their visitors.
-        turn(5)
+from tests.support.relay import DATA, EOF, OPEN, RESET, read_all, read_exactly, reset, turn, until
+from tests.unit.server.scene import (
+    REQUEST,
+    SERVICES,
+    MakeTunnel,
+    Scene,
+    fresh_counters,
+    is_closed,
+    received,
+    status,
+)
 
 
 @pytest.fixture
@@ -84,22 +40,7 @@ def scene(make_tunnel: MakeTunnel) -> Iterator[Scene]:
 
 @pytest.fixture(autouse=True)
 def counters(monkeypatch: pytest.MonkeyPatch) -> metrics.Counters:
-    fresh = metrics.Counters()
-    monkeypatch.setattr(router_module, "counters", fresh)
-    return fresh
-
-
-def status(visitor: Any) -> int:
-    """The status of the page that the visitor reads, to its end."""
-    page = read_all(visitor)
-    assert page.startswith(b"HTTP/1.1 "), page
-    return int(page[9:12])
-
-
-def gone(visitor: Any) -> None:
-    """Raises OSError when the visitor has been closed, with or without bytes that nobody had read."""
-    assert read_all(visitor) == b""
-    raise OSError("closed")
+    return fresh_counters(monkeypatch)
 
 
 # to the tunnel
@@ -163,6 +104,119 @@ def test_the_least_busy_tunnel_gets_the_visitor(scene: Scene) -> None:
     assert (len(scene.made.tunnel.streams), len(other.tunnel.streams)) == (2, 2)
 
 
+def test_a_name_in_another_header(scene: Scene) -> None:
+    """It is the whole name there; Host stays as it is."""
+    scene.router.set_options(replace(scene.options, http_mux_header="X-Service"), Idle(8))
+    assert status(scene.visit(REQUEST)) == 404
+    assert status(scene.visit(REQUEST[:-2] + b"X-Service: a.example.com\r\n\r\n")) == 404
+    request = REQUEST[:-2] + b"X-Service: A\r\n\r\n"
+    scene.visit(request)
+    assert scene.made.far.next()[2].data == request
+
+
+def test_new_options_are_in_force_for_the_next_visitor(scene: Scene) -> None:
+    """Who is there already keeps the idle time that it came with."""
+    before = scene.visit(REQUEST)
+    scene.made.far.next_of(OPEN)
+    scene.router.set_options(scene.options, Idle(2))
+    after = scene.visit(REQUEST)
+    scene.made.far.next_of(OPEN)
+    for _ in range(3):
+        scene.made.tunnel.tick(1.0)
+    assert status(after) == 504
+    assert len(scene.made.tunnel.streams) == 1
+    scene.made.far.send(scene.made.far.data(2, b"answer"))
+    assert read_exactly(before, 6) == b"answer"
+
+
+def test_the_service_of_each_endpoint(scene: Scene) -> None:
+    """The same host prefix may be two services, and two tunnels may count theirs differently."""
+    other = scene.new_tunnel()
+    scene.registry.publish(other.tunnel, "id1", [("http", "a", 3), ("http", "b", 4)])
+    scene.visit(REQUEST)
+    turn(2)
+    scene.visit(REQUEST)
+    assert scene.made.far.next()[2].service == 7
+    assert other.far.next()[2].service == 3
+    scene.visit(REQUEST.replace(b"a.ex", b"b.ex"))
+    assert other.far.next()[2].service == 4
+    other.close()
+    scene.registry.withdraw(other.tunnel, "id1")
+
+
+def test_a_service_of_another_kind_is_not_found(scene: Scene) -> None:
+    other = scene.new_tunnel()
+    scene.registry.publish(other.tunnel, "id1", [("tls", "b", 0), ("tcp", "80", 1)])
+    for name in (b"b", b"80", b"2222"):
+        assert status(scene.visit(REQUEST.replace(b"a.ex", name + b".ex"))) == 404
+    scene.registry.withdraw(other.tunnel, "id1")
+
+
+def test_each_request_has_its_own_way_where_that_is_wanted(scene: Scene) -> None:
+    other = scene.new_tunnel()
+    scene.registry.publish(other.tunnel, "id1", [("http", "b", 4)])
+    scene.router.set_options(replace(scene.options, route_per_request=True), Idle(8))
+    visitor = scene.visit(REQUEST)
+    assert scene.made.far.next()[2].service == 7
+    scene.made.far.send(scene.made.far.data(2, b"HTTP/1.1 204 No Content\r\n\r\n"))
+    assert read_exactly(visitor, 27)
+    visitor.sendall(REQUEST.replace(b"a.ex", b"b.ex"))
+    assert other.far.next()[2].service == 4
+    scene.visit(b"\xf0\x03hello")
+    until(lambda: scene.admitted)
+    other.close()
+    scene.registry.withdraw(other.tunnel, "id1")
+
+
+# who may come in
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "peer", "let_in"),
+    [
+        (["203.0.113.0/24"], [], "203.0.113.9:5", True),
+        (["203.0.113.0/24"], [], "203.0.114.9:5", False),
+        (["203.0.113.0/24"], [], "[2001:db8::1]:5", False),
+        ([], ["203.0.113.0/24"], "203.0.113.9:5", False),
+        ([], ["203.0.113.0/24"], "203.0.114.9:5", True),
+        (["203.0.113.0/24"], ["203.0.113.9/32"], "203.0.113.9:5", False),
+        (["2001:db8::/32"], [], "[2001:db8::1]:5", True),
+    ],
+)
+def test_the_rules_of_a_user(
+    make_tunnel: MakeTunnel,
+    counters: metrics.Counters,
+    allow: list[str],
+    deny: list[str],
+    peer: str,
+    let_in: bool,
+) -> None:
+    rules = {"allow_ips": tuple(map(ip_network, allow)), "deny_ips": tuple(map(ip_network, deny))}
+    scene = Scene(make_tunnel, user=rules)
+    try:
+        visitor = scene.visit(REQUEST, peer=peer)
+        if let_in:
+            assert scene.made.far.next()[2].visitor == peer
+        else:
+            assert status(visitor) == 403
+            assert counters.visitors_refused_403 == 1
+            assert scene.made.tunnel.streams == {}
+            scene.away()
+            assert status(scene.visit(REQUEST, peer=peer)) == 403, "and need not wait for that"
+    finally:
+        scene.close()
+
+
+def test_rules_that_change_while_a_visitor_waits(scene: Scene) -> None:
+    scene.away()
+    visitor = scene.visit(REQUEST)
+    turn()
+    strict = replace(scene.users._users["id1"], deny_ips=(ip_network("127.0.0.0/8"),))
+    scene.users.replace({"id1": strict}, scene.options)
+    scene.tunnel_comes()
+    assert status(visitor) == 403
+
+
 # to admission
 
 
@@ -175,7 +229,7 @@ def test_a_tunnel_goes_to_admission(scene: Scene, cut: int) -> None:
     until(lambda: scene.admitted)
     sock, peer, first = scene.admitted[0]
     assert peer == show_address(visitor.getsockname())
-    assert (first + sock.recv(100) if len(first) < len(data) else first) == data
+    assert (first if len(first) == len(data) else first + received(sock)) == data
     assert scene.router.waiting == 0
 
 
@@ -223,15 +277,14 @@ def test_a_head_that_does_not_come_in_time(scene: Scene, counters: metrics.Count
     for _ in range(5):
         scene.router.tick(1.0)
     later = scene.visit()
-    for _ in range(round(HEAD_TIMEOUT_S) - 6):
+    for _ in range(round(FIRST_BYTES_S) - 6):
         slow.sendall(b"x")  # speaking does not help
         scene.router.tick(1.0)
     assert scene.router.waiting == 2
     scene.router.tick(1.0)
     assert scene.router.waiting == 1
     assert counters.visitors_head_timeout == 1
-    with pytest.raises(OSError, match=r"reset|closed"):
-        gone(slow)
+    assert is_closed(slow)
     later.sendall(REQUEST)
     assert scene.made.far.next()[0] == OPEN
 
@@ -244,62 +297,8 @@ def test_an_unexpected_error_ends_the_one_visitor(
 
     monkeypatch.setattr(http_head, "parse", fail)
     visitor = scene.visit(REQUEST)
-    with pytest.raises(OSError, match=r"reset|closed"):
-        gone(visitor)
+    assert is_closed(visitor)
     assert "unexpected error" in caplog.text
-
-
-# the service does not answer
-
-
-@pytest.mark.parametrize(
-    ("reason", "code"),
-    [
-        (frames.REFUSED, 502), (frames.TIMED_OUT, 504), (frames.LIMIT, 503), (frames.CANCELLED, 502),
-        (frames.PROTOCOL, 502), (99, 502),
-    ],
-)  # fmt: skip
-def test_a_page_says_why_the_service_gave_no_answer(
-    scene: Scene, counters: metrics.Counters, reason: int, code: int
-) -> None:
-    visitor = scene.visit(REQUEST)
-    scene.made.far.next_of(OPEN)
-    scene.made.far.send(scene.made.far.frames.reset(2, reason))
-    assert status(visitor) == code
-    assert getattr(counters, f"visitors_refused_{code}") == 1
-
-
-def test_a_service_that_closes_without_an_answer(scene: Scene) -> None:
-    visitor = scene.visit(REQUEST)
-    scene.made.far.next_of(OPEN)
-    scene.made.far.send(scene.made.far.frames.eof(2))
-    assert status(visitor) == 502
-
-
-def test_a_tunnel_that_is_lost_before_the_answer(scene: Scene) -> None:
-    visitor = scene.visit(REQUEST)
-    scene.made.far.next_of(OPEN)
-    scene.made.far.close()
-    assert status(visitor) == 502
-
-
-def test_no_page_in_the_middle_of_an_answer(scene: Scene) -> None:
-    visitor = scene.visit(REQUEST)
-    scene.made.far.next_of(OPEN)
-    scene.made.far.send(scene.made.far.data(2, b"HTTP/1.1 200 OK\r\n"))
-    read_exactly(visitor, 17)
-    scene.made.far.send(scene.made.far.frames.reset(2, frames.TIMED_OUT))
-    with pytest.raises(ConnectionResetError):
-        read_all(visitor)
-
-
-def test_a_silent_service(scene: Scene) -> None:
-    visitor = scene.visit(REQUEST)
-    scene.made.far.next_of(OPEN)
-    for _ in range(9):
-        scene.made.tunnel.tick(1.0)
-    assert status(visitor) == 504
-    assert scene.made.far.next_of(RESET) == (RESET, 2, frames.TIMED_OUT)
 
 
 # the client is away
@@ -318,23 +317,23 @@ def test_a_visitor_waits_for_a_client_that_comes_back(scene: Scene) -> None:
 def test_a_client_that_does_not_come_back(
     scene: Scene, counters: metrics.Counters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router_module, "AWAY_S", 0.02)
+    monkeypatch.setattr(arrivals, "AWAY_S", 0.02)
     scene.away()
     visitor = scene.visit(REQUEST)
     assert status(visitor) == 503
     assert counters.visitors_refused_503 == 1
-    host = scene.registry.find("a")
+    host = scene.registry.find("http", "a")
     assert host is not None
     assert not host.waiting
     scene.tunnel_comes()  # wakes nobody
 
 
 def test_a_client_that_comes_back_and_is_gone_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router_module, "AWAY_S", 0.05)
+    monkeypatch.setattr(arrivals, "AWAY_S", 0.05)
     scene.away()
     visitor = scene.visit(REQUEST)
-    again = scene.make_tunnel().up()
-    scene.registry.publish(again.tunnel, "id1", [("a", 7)])
+    again = scene.new_tunnel()
+    scene.registry.publish(again.tunnel, "id1", SERVICES)
     scene.registry.withdraw(again.tunnel, "id1")
     assert status(visitor) == 503
 
@@ -344,9 +343,9 @@ def test_a_host_that_is_forgotten_while_a_visitor_waits(
 ) -> None:
     scene.away()
     visitor = scene.visit(REQUEST)
-    host = scene.registry.find("a")
+    host = scene.registry.find("http", "a")
     assert host is not None
-    scene.registry._drop(host)
+    scene.registry.drop(host)
     assert status(visitor) == 404
 
 
@@ -378,7 +377,7 @@ def test_stop_closes_whoever_has_not_been_routed(scene: Scene, waits_for: str) -
 
 def test_a_tunnel_that_is_stuck_gets_no_more_visitors(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would add 16 KiB and more to what waits for it in our memory."""
-    monkeypatch.setattr(router_module, "AWAY_S", 0.02)
+    monkeypatch.setattr(arrivals, "AWAY_S", 0.02)
     scene.made.tunnel.link.write(bytes(20_000_000))
     turn()
     before = scene.made.tunnel.link.queued
