@@ -1,55 +1,120 @@
-"""The client's services: for each stream the server opens, a connection to the local service and a pump."""
+"""The client's services: for each stream the server opens, a connection to the local service and a pump.
+
+Tunnels of the pool call `Services.open`.
+"""
 
 import errno
 import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
 import gevent
-from gevent import get_hub
 
+from gtapp.client import request_pump
 from gtapp.config.load import Service
 from gtapp.config.values import URL
 from gtapp.observe.metrics import counters
 from gtapp.relay.clock import Clock
 from gtapp.relay.pump import Idle, Pump
-from gtapp.relay.sockets import EV_WRITE, plain_socket
+from gtapp.relay.sockets import EV_WRITE, PlainSocket, Watcher, plain_socket, show_address
 from gtapp.relay.stream import Stream
 from gtapp.wire import frames
+from gtapp.wire.handshake import ServiceSpec
+from gtapp.wire.proxy_header import build_v1, build_v2
 
 log = logging.getLogger("gt.client")
 
 DIAL_S = 10.0  # how long a local service may take to accept
 NAMES_S = 5.0  # how long the addresses of a local host name are good
+SAY_EVERY_S = 60.0  # how often a log tells of visitors who are kept out of a service: strangers cause that
 OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
 IN_PROGRESS = {errno.EINPROGRESS, errno.EALREADY, errno.EINTR}  # what connect() says when it is called again
 CONNECTED = {0, errno.EISCONN}
+
+_PROXY_HEADERS: dict[str, Callable[[str, str], bytes] | None] = {"off": None, "v1": build_v1, "v2": build_v2}
 
 SocketAddress = tuple[int, tuple[Any, ...]]  # family, and what connect() takes
 
 
 class Services:
-    """Answers the server's OPEN: `open(stream, opened)` is a tunnel's `on_open`."""
+    """What the client publishes, at one time: a tunnel's OPENs carry indices into it.
+
+    `open(stream, opened)` answers such an OPEN. `specs` is what the server is told.
+    """
 
     def __init__(self, services: Sequence[Service], clock: Clock) -> None:
-        dial_ticks = clock.ticks(DIAL_S)
-        self._services = [
-            (_Addresses(service.local), Idle(clock.ticks(service.local_timeout)), dial_ticks)
-            for service in services
-        ]
+        self.entries = tuple(services)
+        self.specs = [_spec(service) for service in services]
+        self._targets = [_Target(service, clock) for service in services]
 
     def open(self, stream: Stream, opened: frames.Open) -> None:
-        if opened.service >= len(self._services):
+        if opened.service >= len(self._targets):
             log.warning("%s asks for service %d, which is not there", stream.tunnel.name, opened.service)
             stream.reset(frames.PROTOCOL)
             return
-        counters.streams_opened += 1
-        addresses, idle, dial_ticks = self._services[opened.service]
-        Dial(stream, idle, addresses, dial_ticks).start()
+        target = self._targets[opened.service]
+        if target.admits(opened.visitor):
+            counters.streams_opened += 1
+            Dial(stream, target, opened).start()
+        else:
+            counters.streams_forbidden += 1
+            stream.reset(frames.FORBIDDEN)
+
+
+def _spec(service: Service) -> ServiceSpec:
+    if service.local.scheme == "tcp":
+        return ServiceSpec("tcp", None, service.remote_tcp_port, bool(service.remote_tcp_random))
+    return ServiceSpec("tls" if service.local.scheme == "https" else "http", service.host_prefix)
+
+
+PumpFactory = Callable[[Stream, Idle, str, int], Pump]
+"""Makes a stream's pump, from its idle time, the visitor's address ("" if not known) and the flags of its OPEN."""
+
+
+def pump_factory(service: Service) -> PumpFactory:
+    """Plain pumps, unless the service wants something done to every request."""
+    if service.use_local_as_http_host or service.forwarded_for or service.basic_auth:
+        return request_pump.factory(service)
+    return lambda stream, idle, visitor, flags: Pump(stream, idle)
+
+
+class _Target:
+    """One service: where it is, who may use it, and how it is spoken to."""
+
+    def __init__(self, service: Service, clock: Clock) -> None:
+        self.addresses = _Addresses(service.local)
+        self.idle = Idle(clock.ticks(service.local_timeout))
+        self.dial_ticks = clock.ticks(DIAL_S)
+        self.make_pump = pump_factory(service)
+        self.proxy_header = _PROXY_HEADERS[service.proxy_protocol]
+        self._service = service
+        self._guarded = bool(service.allow_ips or service.deny_ips)
+        self._refused = 0  # visitors since the last line about them
+        self._quiet_until = 0.0
+
+    def admits(self, visitor: str) -> bool:
+        """Whether a visitor with this address may come in. Where protocol 1 hides it, nobody is on a list."""
+        if not self._guarded:
+            return True
+        if self._service.lets_in(visitor):
+            if not visitor:
+                self._say("denyIPs keeps nobody out over protocol 1, which does not tell visitors' addresses")
+            return True
+        self._refused += 1
+        who = visitor or "a visitor whose address protocol 1 does not tell"
+        self._say(f"{who} may not come in (allowIPs, denyIPs); {self._refused} since the last such line")
+        return False
+
+    def _say(self, what: str) -> None:
+        now = monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + SAY_EVERY_S
+            self._refused = 0
+            log.info("service %s: %s", self._service.local, what)
 
 
 class _Addresses:
@@ -83,20 +148,23 @@ class Dial:
     """A stream's sink while the service is being connected to; a pump takes its place."""
 
     __slots__ = (
-        "_addresses", "_idle", "_kept", "_name", "_sock", "_stream", "_ticks_left", "_to_try", "_watcher",
+        "_addresses", "_flags", "_kept", "_name", "_sock", "_stream", "_target", "_ticks_left", "_to_try",
+        "_visitor", "_watcher",
     )  # fmt: skip
 
-    def __init__(self, stream: Stream, idle: Idle, addresses: _Addresses, ticks: int) -> None:
+    def __init__(self, stream: Stream, target: _Target, opened: frames.Open) -> None:
         stream.sink = self
         self._stream = stream
-        self._idle = idle
-        self._addresses = addresses
-        self._ticks_left = ticks
+        self._target = target
+        self._addresses = target.addresses
+        self._visitor = opened.visitor
+        self._flags = opened.flags
+        self._ticks_left = target.dial_ticks
         self._kept: list[bytes] = []  # what the visitor sent meanwhile: at most a window
         self._to_try: list[SocketAddress] = []
-        self._sock: socket.socket | None = None
+        self._sock: PlainSocket | None = None
         self._name: Any = None
-        self._watcher: Any = None
+        self._watcher: Watcher | None = None
 
     def start(self) -> None:
         self._to_try = self._addresses.known()
@@ -131,7 +199,7 @@ class Dial:
             if code == errno.EINPROGRESS:
                 code = self._sock.connect_ex(self._name)  # on loopback it is through by now
             if code in IN_PROGRESS:
-                self._watcher = get_hub().loop.io(self._sock.fileno(), EV_WRITE)
+                self._watcher = self._sock.watch(EV_WRITE)
                 self._watcher.start(self._writable)
                 return
             if code in CONNECTED:
@@ -161,7 +229,15 @@ class Dial:
         if self._watcher is not None:
             self._watcher.stop()
         self._addresses.problem = ""
-        Pump(self._stream, self._idle).attach(sock, self._kept)
+        target = self._target
+        pump = target.make_pump(self._stream, target.idle, self._visitor, self._flags)
+        if target.proxy_header is not None:
+            try:
+                # The send buffer is empty: such a short header goes into it whole.
+                sock.send(target.proxy_header(self._visitor, show_address(sock.getpeername())))
+            except OSError:
+                pass  # the pump will see that the service is gone
+        pump.attach(sock, self._kept)
 
     def _give_up(self, reason: int, problem: str) -> None:
         counters.dials_failed += 1

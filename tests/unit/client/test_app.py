@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -14,6 +16,7 @@ from gtapp.client.app import ClientApp
 from gtapp.config.load import ClientConfig, ServerConfig, Service, User
 from gtapp.config.options import ClientOptions, ServerOptions
 from gtapp.config.values import URL, Address
+from gtapp.errors import ConfigError
 from gtapp.observe import metrics
 from gtapp.server.app import ServerApp
 from tests.support.ports import Port
@@ -41,13 +44,14 @@ class Both:
             remote_idle_connections=1,
         )
         service = Service(local=URL("http", *self.port.address), host_prefix="id1")
-        self.client = ClientApp(ClientConfig(None, options, (service,)))
+        self.config = ClientConfig(None, options, (service,))
+        self.client = ClientApp(self.config)
         self.client.start()
         until(lambda: self.server._registry.tunnels())
         self.sockets: list[Any] = []
 
-    def visit(self, data: bytes = b"") -> tuple[Any, Any]:
-        request = b"GET / HTTP/1.1\r\nHost: id1.example.com\r\n\r\n" + data
+    def visit(self, data: bytes = b"", host: str = "id1") -> tuple[Any, Any]:
+        request = b"GET / HTTP/1.1\r\nHost: %s.example.com\r\n\r\n" % host.encode() + data
         visitor = ours(socket.create_connection(self.address))
         self.sockets.append(visitor)
         visitor.sendall(request)
@@ -118,3 +122,46 @@ def test_a_tunnel_that_is_cut_comes_back(both: Both) -> None:
     until(lambda: both.server._registry.tunnels())
     _, service = both.visit(b"again")
     service.sendall(b"x")
+
+
+def test_other_services_and_options(both: Both) -> None:
+    """What runs goes on; what is new is there, what is gone is not."""
+    running, service = both.visit()
+    until(partial(both.has_tunnels, 2))
+    local = both.config.services[0].local
+    services = tuple(Service(local=local, host_prefix=prefix) for prefix in ("b", "c"))
+    options = replace(both.config.options, remote_idle_connections=2, secret="not live")
+    both.client.reload(ClientConfig(None, options, services))
+    until(lambda: all(both.server._registry.find("http", name) for name in ("b", "c")))
+    until(lambda: not both.server._registry.find("http", "id1"))
+    until(partial(both.has_tunnels, 3))
+    both.visit(host="b")
+    both.visit(host="c")
+    service.sendall(b"answer")
+    service.close()
+    assert read_all(running) == b"answer"
+
+
+def test_a_certificate_file_that_cannot_be_read(tmp_path: Path) -> None:
+    options = ClientOptions(
+        id="id1", secret="s", remote=(URL("tls", "127.0.0.1", 1),), remote_cert=str(tmp_path / "none.pem")
+    )
+    with pytest.raises(ConfigError, match=r"none\.pem"):
+        ClientApp(ClientConfig(None, options, ()))
+
+
+def test_pools() -> None:
+    """One for each host name, whichever ways lead to it; one that has to ask where no host name is known."""
+
+    def remotes(*urls: URL, api: str = "") -> list[list[URL]]:
+        options = ClientOptions(id="id1", secret="s", remote=urls, remote_api=api, protocol="1")
+        client = ClientApp(ClientConfig(None, options, ()))
+        client.stop(0)
+        assert all((pool._find is not None) == bool(api) for pool in client._pools)
+        return [pool._remotes for pool in client._pools]
+
+    one, two = URL("tcp", "a.example", 1), URL("tls", "a.example", 2)
+    other = URL("tcp", "b.example", 1)
+    assert remotes(one, other, two) == [[one, two], [other]]
+    assert remotes(one, other, api="http://api.example/") == [[one], [other]]
+    assert remotes(api="http://api.example/") == [[]]

@@ -5,22 +5,27 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from gtapp.client import services as services_module
-from gtapp.client.services import DIAL_S, NAMES_S, Services
+from gtapp.client.request_pump import RequestPump
+from gtapp.client.services import DIAL_S, NAMES_S, SAY_EVERY_S, Services
 from gtapp.config.load import Service
 from gtapp.config.values import URL
 from gtapp.observe import metrics
 from gtapp.relay.clock import Clock
 from gtapp.relay.pump import Pump
-from gtapp.relay.sockets import plain_socket
+from gtapp.relay.sockets import PlainSocket, plain_socket
 from gtapp.relay.stream import INITIAL_WINDOW
 from gtapp.wire import frames
+from gtapp.wire.handshake import ServiceSpec
+from gtapp.wire.proxy_header import build_v1, build_v2
 from tests.support.ports import Port
 from tests.support.relay import (
+    CLOSED,
     DATA,
     EOF,
     RESET,
@@ -60,16 +65,19 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> metrics.Counters:
 class Scene:
     """A client's tunnel whose streams go to `urls`; `far` is the server's end."""
 
-    def __init__(self, make_tunnel: MakeTunnel, *urls: URL, version: int = 3) -> None:
+    def __init__(self, make_tunnel: MakeTunnel, *urls: URL | Service, version: int = 3) -> None:
         self.clock = Clock([60])
-        self.services = Services([Service(local=url) for url in urls], self.clock)
+        services = [each if isinstance(each, Service) else Service(local=each) for each in urls]
+        self.services = Services(services, self.clock)
         self.made = make_tunnel(version=version, is_server=False)
         self.made.tunnel.on_open = self.services.open
         self.made.up()
         self.far, self.tunnel = self.made.far, self.made.tunnel
 
-    def open(self, service: int = 0, data: bytes = b"", stream: int = 2) -> None:
-        self.far.send(self.far.frames.open(stream, service, "192.0.2.1:5", data))
+    def open(
+        self, service: int = 0, data: bytes = b"", stream: int = 2, visitor: str = "192.0.2.1:5"
+    ) -> None:
+        self.far.send(self.far.frames.open(stream, service, visitor, data))
 
 
 def local(port: Port, host: str = "127.0.0.1") -> URL:
@@ -229,7 +237,7 @@ def late(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     real = plain_socket
     open_now: list[bool] = []
 
-    class Late(socket.socket):
+    class Late(PlainSocket):
         def connect_ex(self, name: Any) -> int:
             return super().connect_ex(name) if open_now else errno.EINPROGRESS
 
@@ -301,4 +309,172 @@ def test_a_service_that_resets(make_tunnel: MakeTunnel, port: Port, listener: An
     service, _ = listener.accept()
     reset(service)
     assert scene.far.next()[:2] == (RESET, 2)
+    until(lambda: not scene.tunnel.streams)
+
+
+# who may come in
+
+
+NETWORKS = {
+    "allow_ips": (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")),
+    "deny_ips": (ip_network("192.0.2.7"),),
+}
+
+
+@pytest.mark.parametrize(
+    ("lists", "visitor", "comes_in"),
+    [
+        (("allow_ips",), "192.0.2.7:5", True),
+        (("allow_ips",), "198.51.100.1:5", False),
+        (("allow_ips",), "[2001:db8::1]:5", True),
+        (("allow_ips",), "[2001:db9::1]:5", False),
+        (("allow_ips",), "", False),
+        (("deny_ips",), "192.0.2.7:5", False),
+        (("deny_ips",), "192.0.2.8:5", True),
+        (("deny_ips",), "", True),
+        (("allow_ips", "deny_ips"), "192.0.2.7:5", False),
+        (("allow_ips", "deny_ips"), "192.0.2.8:5", True),
+        (("allow_ips", "deny_ips"), "", False),
+    ],
+)
+def test_who_may_come_in(
+    make_tunnel: MakeTunnel,
+    port: Port,
+    listener: Any,
+    counters: metrics.Counters,
+    lists: tuple[str, ...],
+    visitor: str,
+    comes_in: bool,
+) -> None:
+    service = Service(local=local(port), **{name: NETWORKS[name] for name in lists})  # type: ignore[arg-type]
+    scene = Scene(make_tunnel, service)
+    scene.open(0, b"question", visitor=visitor)
+    if comes_in:
+        sock, _ = listener.accept()
+        assert read_exactly(sock, 8) == b"question"
+        sock.close()
+    else:
+        assert scene.far.next() == (RESET, 2, frames.FORBIDDEN)
+        assert not scene.tunnel.streams
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert (counters.streams_opened, counters.streams_forbidden) == (comes_in, not comes_in)
+
+
+def test_over_protocol_1_who_is_kept_out_sees_an_end(make_tunnel: MakeTunnel, port: Port) -> None:
+    service = Service(local=local(port), allow_ips=NETWORKS["allow_ips"])
+    scene = Scene(make_tunnel, service, version=1)
+    scene.open(0, b"question")
+    assert scene.far.next() == (CLOSED, 2, None)
+
+
+def test_visitors_who_are_kept_out_do_not_fill_the_log(
+    make_tunnel: MakeTunnel, port: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    now = [1000.0]
+    monkeypatch.setattr(services_module, "monotonic", lambda: now[0])
+    services = [Service(local=local(port), deny_ips=NETWORKS["deny_ips"])] * 2
+    scene = Scene(make_tunnel, *services)
+    stream = 0
+    for service, count in ((0, 20), (1, 1), (0, 1)):
+        for _ in range(count):
+            stream += 2
+            scene.open(service, stream=stream, visitor="192.0.2.7:5")
+            scene.far.next()
+    lines = [line for line in caplog.messages if "192.0.2.7:5 may not come in" in line]
+    assert len(lines) == 2
+    now[0] += SAY_EVERY_S
+    scene.open(0, stream=stream + 2, visitor="192.0.2.7:5")
+    scene.far.next()
+    assert caplog.messages[-1].endswith("21 since the last such line")
+
+
+def test_a_list_that_cannot_be_kept_is_said(
+    make_tunnel: MakeTunnel, port: Port, listener: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    scene = Scene(make_tunnel, Service(local=local(port), deny_ips=NETWORKS["deny_ips"]), version=1)
+    scene.open()
+    listener.accept()[0].close()
+    assert "keeps nobody out over protocol 1" in caplog.text
+
+
+# the PROXY header
+
+
+@pytest.mark.parametrize("version", [3, 1])
+@pytest.mark.parametrize("header", ["v1", "v2"])
+def test_the_proxy_header_comes_first_and_without_a_word_of_the_visitor(
+    make_tunnel: MakeTunnel, port: Port, listener: Any, header: str, version: int
+) -> None:
+    service = Service(local=URL("tcp", "127.0.0.1", port.number), proxy_protocol=header)
+    scene = Scene(make_tunnel, service, version=version)
+    scene.open()
+    sock, _ = listener.accept()
+    build = build_v1 if header == "v1" else build_v2
+    visitor = "192.0.2.1:5" if version == 3 else ""
+    expected = build(visitor, f"127.0.0.1:{port.number}")
+    assert read_exactly(sock, len(expected)) == expected
+    scene.far.send(scene.far.data(2, b"question"))
+    assert read_exactly(sock, 8) == b"question"
+    assert scene.tunnel.streams[2].undelivered == 0
+    sock.close()
+
+
+def test_the_proxy_header_and_what_came_during_the_dial(
+    make_tunnel: MakeTunnel, port: Port, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(make_tunnel, Service(local=local(port), proxy_protocol="v1"))
+    release = late(scene, monkeypatch)
+    data = random_bytes(INITIAL_WINDOW)
+    scene.open(0, data[:1000])
+    for at in range(1000, len(data), 50_000):
+        scene.far.send(scene.far.data(2, data[at : at + 50_000]))
+    scene.far.send(scene.far.frames.eof(2))
+    until(lambda: scene.tunnel.streams and scene.tunnel.streams[2].eof_received)
+    release()
+    sock, _ = listener.accept()
+    assert read_all(sock) == build_v1("192.0.2.1:5", f"127.0.0.1:{port.number}") + data
+    sock.close()
+    assert scene.far.next_of(EOF)
+
+
+# what the server is told
+
+
+def test_what_the_server_is_told() -> None:
+    services = [
+        Service(local=URL("http", "127.0.0.1", 80), host_prefix="a"),
+        Service(local=URL("https", "127.0.0.1", 443), host_prefix="b"),
+        Service(local=URL("tcp", "127.0.0.1", 22), remote_tcp_port=2222, remote_tcp_random=False),
+        Service(local=URL("tcp", "127.0.0.1", 23), remote_tcp_random=True),
+    ]
+    assert Services(services, Clock([60])).specs == [
+        ServiceSpec("http", "a"),
+        ServiceSpec("tls", "b"),
+        ServiceSpec("tcp", None, 2222, False),
+        ServiceSpec("tcp", None, 0, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind"),
+    [
+        ({}, Pump),
+        ({"proxy_protocol": "v1"}, Pump),
+        ({"use_local_as_http_host": True}, RequestPump),
+        ({"forwarded_for": True}, RequestPump),
+    ],
+)
+def test_only_who_wishes_it_has_every_request_read(
+    make_tunnel: MakeTunnel, port: Port, listener: Any, wish: dict[str, Any], kind: type[Pump]
+) -> None:
+    scene = Scene(make_tunnel, Service(local=local(port), host_prefix="a", **wish))
+    scene.open()
+    listener.accept()[0].close()
+    until(lambda: scene.tunnel.streams)
+    assert type(scene.tunnel.streams[2].sink) is kind
+    scene.far.send(scene.far.frames.reset(2, 0))
     until(lambda: not scene.tunnel.streams)
