@@ -2,10 +2,12 @@
 
 import io
 import os
+import secrets
 import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from gtapp import __version__
@@ -18,7 +20,7 @@ from gtapp.config.problems import nearest, quoted
 from gtapp.config.yaml_file import MAX_FILE_BYTES
 from gtapp.errors import ConfigError
 
-COMMANDS = (*OPTIONS, "check", "demo", "version", "help")
+COMMANDS = (*OPTIONS, "check", "hash-password", "demo", "version", "help")
 HELP = ("-h", "-help", "--help")
 VERSION = ("-V", "-version", "--version")
 LEADING = {"c": "config", "config": "config", "s": "signal", "signal": "signal", "depth": "depth"}
@@ -58,6 +60,10 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         if rest:
             raise ConfigError(f"check: {quoted(rest[0])} is not an option here, -c and --depth are")
         return _check(settings | more, environ)
+    if command == "hash-password":
+        from gtapp.process import hash_password
+
+        return hash_password.run()
     if command == "demo":
         from gtapp.process import demo
 
@@ -112,15 +118,11 @@ def _run_role(role: str, path: str | None, words: list[str], environ: Mapping[st
     if not words and not sets_options(environ):
         print(WELCOME[_chinese(environ)], end="")
         return 0
-    if role == "server":
-        server = load.load_server(words, environ)
-        from gtapp.process import worker
-
-        return worker.run_server(server)
-    client = load.load_client(words, environ)
     from gtapp.process import worker
 
-    return worker.run_client(client)
+    if role == "server":
+        return worker.run_server(partial(load.load_server, words, environ))
+    return worker.run_client(partial(load.load_client, words, environ, secrets.token_urlsafe()))
 
 
 def _role_of(path: str) -> str:

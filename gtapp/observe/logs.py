@@ -1,7 +1,8 @@
 """Logs: lines that people read or JSON, without secrets and impossible to forge. Each role calls `setup` once.
 
 Everything in GT logs through `logging.getLogger("gt.<part>")` with %-style arguments. Whoever comes to know a secret
-calls `hide`, so that a later mistake, or an exception's text, doesn't show it.
+calls `hide`, so that a later mistake, or an exception's text, doesn't show it. What strangers can cause at will is
+logged through `Limited("gt.<part>")`, lest they fill the files with it.
 """
 
 import contextlib
@@ -14,7 +15,9 @@ from collections import OrderedDict
 from datetime import datetime
 from io import TextIOWrapper
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote
 
 TRACE = 5
@@ -31,14 +34,15 @@ LEVELS = {
 LEVEL_NAMES = (*LEVELS, "disable")
 FORMATS = ("text", "json")
 
-MAX_TEXT = (
-    16 * 1024
-)  # characters of one message or traceback: nobody reads more, and it may come from outside
+MAX_TEXT = 16 * 1024  # characters of a message or traceback: nobody reads more, and it may come from outside
 MAX_SECRETS = 100_000  # spellings of secrets, six for each at most; beyond that the oldest is forgotten
 # Shorter ones stay as they are: "1" in "tunnel *** to …" would tell everybody what the stars stand for.
 MIN_SECRET = 4
 # Up to here only whole words are replaced, so that the secret "test" leaves "latest" readable.
 MAX_WORD_SECRET = 7
+
+LIMIT_LINES = 10  # of one kind, caused by strangers, that are logged in LIMIT_S
+LIMIT_S = 60.0
 
 # What could begin a line, clear a terminal or turn the text around when it is shown: control characters of ASCII and
 # Latin-1, Unicode's line ends and marks for the direction of writing, and halves of surrogate pairs.
@@ -113,7 +117,13 @@ def hide(secret: str) -> None:
     _secrets.add(secret)
 
 
-def _message(record: logging.LogRecord) -> str:
+def redact(text: str) -> str:
+    """`text` with every secret that is to be hidden as ***."""
+    return _secrets.redact(text)
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """A record's text as it is logged: redacted, and not too long. Never raises."""
     try:
         text = record.getMessage()
     except Exception as error:  # a wrong log call, or a repr that fails, must not stop what it tells about
@@ -135,7 +145,7 @@ def _traceback(record: logging.LogRecord) -> str:
     return text
 
 
-def _level_name(level: int) -> str:
+def level_name(level: int) -> str:
     """The name of the highest of LEVELS that `level` reaches."""
     return next((name for name, value in reversed(LEVELS.items()) if level >= value), "trace")
 
@@ -149,8 +159,8 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")
-        message = _message(record).translate(_ESCAPES)
-        lines = [f"{time} {_level_name(record.levelno).upper():5} {self._role}: {message}"]
+        message = message_of(record).translate(_ESCAPES)
+        lines = [f"{time} {level_name(record.levelno).upper():5} {self._role}: {message}"]
         lines += ("  | " + line.translate(_ESCAPES) for line in _traceback(record).split("\n") if line)
         return "\n".join(lines)
 
@@ -165,10 +175,10 @@ class _JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created).astimezone().isoformat("T", "milliseconds"),
-            "level": _level_name(record.levelno),
+            "level": level_name(record.levelno),
             "role": self._role,
             "logger": record.name,
-            "message": _message(record),
+            "message": message_of(record),
         }
         if trace := _traceback(record):
             line["error"] = trace.rstrip("\n").rpartition("\n")[2]
@@ -243,6 +253,48 @@ class _File(logging.handlers.RotatingFileHandler):
         self._fallback.emit(logging.LogRecord("gt.logs", level, __file__, 0, text, None, None))
 
 
+class Limit:
+    """Lets through LIMIT_LINES of a kind in LIMIT_S. The kinds are log templates: there are as many as log calls."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[float, int]] = {}  # since when they are counted, and how many there were
+
+    def count(self, kind: str) -> tuple[int, int]:
+        """How many of this kind there have been with this one, and how many too many in the period that has ended."""
+        now = monotonic()
+        since, count = self._kinds.get(kind, (now, 0))
+        too_many = 0
+        if now - since >= LIMIT_S:
+            since, count, too_many = now, 0, max(0, count - LIMIT_LINES)
+        self._kinds[kind] = since, count + 1
+        return count + 1, too_many
+
+
+class Limited(logging.LoggerAdapter[logging.Logger]):
+    """A logger for lines that strangers can cause at will: `strangers = Limited("gt.server")`, `strangers.info(…)`.
+
+    Of each template, which has to be a constant, there are LIMIT_LINES lines in LIMIT_S, then one that says that
+    the rest is left out, and when the next line comes after that time one that says how many were.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(logging.getLogger(name))
+        self._limit = Limit()
+
+    def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
+        if not self.isEnabledFor(level):
+            return
+        template = str(msg)
+        count, left_out = self._limit.count(template)
+        options.setdefault("stacklevel", 2)  # the place in the source is the caller's
+        if left_out:
+            self.logger.log(level, "%d lines like this were left out: %s", left_out, template)
+        if count <= LIMIT_LINES:
+            self.logger.log(level, msg, *args, **options)
+        elif count == LIMIT_LINES + 1:
+            self.logger.log(level, "many lines like this, leaving out the rest for a while: %s", template)
+
+
 _handler: logging.Handler | None = None
 
 
@@ -261,11 +313,16 @@ def setup(level: str, format: str, file: Path | None, max_size: int, max_count: 
     _handler = _File(file, max_size, max_count, _Stderr()) if file is not None else _Stderr()
     _handler.setFormatter(_JSONFormatter(role) if format == "json" else _TextFormatter(role))
     root.addHandler(_handler)
-    threshold = LEVELS.get(level, PANIC + 1)
-    root.setLevel(max(threshold, logging.WARNING))
-    logging.getLogger("gt").setLevel(threshold)
+    set_level(level)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
+
+
+def set_level(level: str) -> None:
+    """From now on lines appear from `level` on, one of LEVEL_NAMES."""
+    threshold = LEVELS.get(level, PANIC + 1)
+    logging.getLogger().setLevel(max(threshold, logging.WARNING))
+    logging.getLogger("gt").setLevel(threshold)
 
 
 def unhandled(

@@ -16,22 +16,36 @@ def _metric(help: str, unit: str) -> int:
 class Counters:
     """What happened since the process started. Incremented where it happens: `counters.streams_opened += 1`."""
 
-    visitors_accepted: int = _metric("Visitors whose first request head was read.", "connections")
+    visitors_accepted: int = _metric("Visitors who said where they want to go.", "connections")
     visitors_not_http: int = _metric("Visitors whose first bytes were not HTTP: closed.", "connections")
+    visitors_not_tls: int = _metric(
+        "Visitors of sniAddr whose first bytes were not TLS: closed.", "connections"
+    )
+    visitors_tls_failed: int = _metric("Visitors and tunnels whose TLS handshake failed.", "connections")
     visitors_head_timeout: int = _metric("Visitors that sent no head in time: closed.", "connections")
     visitors_refused_400: int = _metric("Visitors answered 400: a malformed head.", "connections")
+    visitors_refused_403: int = _metric(
+        "Visitors answered 403: their address may not come in.", "connections"
+    )
     visitors_refused_404: int = _metric("Visitors answered 404: nobody publishes that host.", "connections")
     visitors_refused_431: int = _metric("Visitors answered 431: a head beyond the limit.", "connections")
     visitors_refused_502: int = _metric("Visitors answered 502: the local service refused.", "connections")
     visitors_refused_503: int = _metric("Visitors answered 503: that host's client is away.", "connections")
     visitors_refused_504: int = _metric("Visitors answered 504: the local service was silent.", "connections")
     visitors_refused_505: int = _metric("Visitors answered 505: not HTTP/1.", "connections")
+    visitors_refused_alert: int = _metric(
+        "Visitors of sniAddr who got an alert: nobody publishes that.", "connections"
+    )
+    visitors_refused_reset: int = _metric(
+        "Visitors of a TCP port whose client is away: reset.", "connections"
+    )
     accept_paused: int = _metric("Times that accepting paused for want of descriptors.", "times")
     tunnels_opened: int = _metric("Tunnels that came up.", "tunnels")
     tunnels_lost: int = _metric("Tunnels that ended without having been asked to.", "tunnels")
     handshakes_failed: int = _metric("Tunnels refused: credentials, limits, errors.", "tunnels")
     streams_opened: int = _metric("Relayed connections opened inside tunnels.", "streams")
     streams_reset: int = _metric("Relayed connections that were cut, or idle too long.", "streams")
+    streams_forbidden: int = _metric("Visitors kept out by allowIPs or denyIPs of a service.", "streams")
     dials_failed: int = _metric("Local services that refused or did not answer.", "connections")
     bytes_in: int = _metric("Bytes relayed from visitors to services.", "bytes")
     bytes_out: int = _metric("Bytes relayed from services to visitors.", "bytes")

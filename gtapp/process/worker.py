@@ -1,12 +1,14 @@
 """A relay process: logging, signals and one server or client, from start to a graceful end. Called by `cli`."""
 
+import contextlib
 import gc
 import json
 import logging
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import gevent
 import greenlet
@@ -15,8 +17,8 @@ from gevent.event import Event
 from gtapp import __version__
 from gtapp.client.app import ClientApp
 from gtapp.config.load import ClientConfig, ServerConfig
-from gtapp.config.options import LogOptions
-from gtapp.errors import GTError
+from gtapp.config.options import OPTIONS, LogOptions, SentryOptions
+from gtapp.errors import ConfigError, GTError
 from gtapp.observe import logs, metrics
 from gtapp.relay.pump import Pump
 from gtapp.server.app import ServerApp
@@ -26,26 +28,45 @@ log = logging.getLogger("gt.process")
 GRACE_S = 10.0  # how long running connections may take to end after SIGTERM
 
 
-class App(Protocol):
+C = TypeVar("C", ServerConfig, ClientConfig, contravariant=True)
+
+
+class App(Protocol[C]):
     def start(self) -> None: ...
+    def reload(self, config: C) -> None: ...
     def stop(self, grace: float) -> None: ...
 
 
-def run_server(config: ServerConfig) -> int:
-    """Run a server until SIGTERM or SIGINT; the exit code."""
+def run_server(load: Callable[[], ServerConfig]) -> int:
+    """Run a server until SIGTERM or SIGINT; the exit code. SIGHUP loads its configuration anew."""
+    config = load()
     _set_up_logs(config.options, "server")
+    _hide_server(config)
+    with _error_reports(config.options, "server"):
+        return _run(ServerApp, "server", config, load, _hide_server)
+
+
+def run_client(load: Callable[[], ClientConfig]) -> int:
+    """Run a client until SIGTERM or SIGINT; the exit code. SIGHUP loads its configuration anew."""
+    config = load()
+    _set_up_logs(config.options, "client")
+    _hide_client(config)
+    with _error_reports(config.options, "client"):
+        return _run(ClientApp, "client", config, load, _hide_client)
+
+
+def _hide_server(config: ServerConfig) -> None:
     for user in config.users.values():
         for secret in (user.secret, user.verifier):
             if secret:
                 logs.hide(secret)
-    return _run(ServerApp(config))
 
 
-def run_client(config: ClientConfig) -> int:
-    """Run a client until SIGTERM or SIGINT; the exit code."""
-    _set_up_logs(config.options, "client")
+def _hide_client(config: ClientConfig) -> None:
     logs.hide(config.options.secret)
-    return _run(ClientApp(config))
+    for service in config.services:
+        if service.basic_auth:
+            logs.hide(service.basic_auth.partition(":")[2])
 
 
 def _set_up_logs(options: LogOptions, role: str) -> None:
@@ -54,7 +75,36 @@ def _set_up_logs(options: LogOptions, role: str) -> None:
     logs.setup(options.log_level, options.log_format, file, *sizes, role)
 
 
-def _run(app: App) -> int:
+@contextlib.contextmanager
+def _error_reports(options: SentryOptions, role: str) -> Iterator[None]:
+    """Report errors to Sentry meanwhile, where that is configured. Raises ConfigError."""
+    if not options.sentry_dsn:
+        yield
+        return
+    from gtapp.observe import sentry  # 9 MB, for those who want it
+
+    try:
+        reports = sentry.Reports(
+            options.sentry_dsn,
+            options.sentry_level,
+            options.sentry_sample_rate,
+            options.sentry_release or f"gt@{__version__}",
+            options.sentry_environment,
+            options.sentry_server_name,
+            options.sentry_debug,
+            role,
+        )
+    except ValueError as error:
+        raise ConfigError(f"sentryDSN: {error}") from error
+    try:
+        yield
+    finally:
+        reports.stop()
+
+
+def _run(
+    make: Callable[[C], App[C]], role: str, config: C, load: Callable[[], C], hide: Callable[[C], None]
+) -> int:
     gevent.get_hub().print_exception = logs.unhandled  # type: ignore[method-assign, assignment]
     ended = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,17 +112,51 @@ def _run(app: App) -> int:
     stats = os.environ.get("GT_DEBUG_STATS")
     if stats:
         gevent.signal_handler(signal.SIGUSR1, _stats_wanted, Path(stats))
+    wanted = Event()
+    gevent.signal_handler(signal.SIGHUP, wanted.set)
     try:
+        app = make(config)
         app.start()
     except GTError as error:
         log.error("%s", error)
         return 2
+    reloading = gevent.spawn(_reload_when, wanted, app, role, config, load, hide)
     log.info("GT %s runs as process %d", __version__, os.getpid())
     ended.wait()
+    reloading.kill()
     log.info("ending: running connections have %.0f s", GRACE_S)
     app.stop(GRACE_S)
     log.info("ended")
     return 0
+
+
+def _reload_when(
+    wanted: Event, app: App[C], role: str, config: C, load: Callable[[], C], hide: Callable[[C], None]
+) -> None:
+    """`config` is the one that the process has started with."""
+    while True:
+        wanted.wait()
+        wanted.clear()
+        try:
+            new = load()
+            hide(new)
+            app.reload(new)
+        except GTError as error:
+            log.error("not reloaded, everything stays as it was: %s", error)
+            continue
+        except Exception:
+            log.exception("unexpected error while reloading")
+            continue
+        logs.set_level(new.options.log_level)
+        log.info("reloaded")
+        later = ", ".join(
+            option.key
+            for option in OPTIONS[role].values()
+            if option.applies != "live"
+            and getattr(new.options, option.name) != getattr(config.options, option.name)
+        )
+        if later:
+            log.warning("changed, but in force only after a restart: %s", later)
 
 
 def _write_stats(path: Path) -> None:

@@ -16,7 +16,7 @@ from gtapp.errors import ConfigError
 
 ROOT = Path(cli.__file__).parent.parent
 SERVER_YAML = "options: {addr: 8080}\nusers: {id1: {secret: s3cret}}\n"
-COMMANDS = "server, client, connect, check, demo, version, help"
+COMMANDS = "server, client, connect, check, hash-password, demo, version, help"
 CLIENT_YAML = "options: {id: id1, remote: a}\nservices: [{local: http://b}]\n"
 
 
@@ -25,8 +25,8 @@ def ran(monkeypatch) -> list[object]:
     """The configurations that were run; running one is exit code 7."""
     configs: list[object] = []
 
-    def run(config):
-        configs.append(config)
+    def run(load):
+        configs.append(load())
         return 7
 
     monkeypatch.setattr(
@@ -63,6 +63,20 @@ def test_a_server_is_run(ran):
 def test_a_client_is_run(ran):
     assert cli.run(["client", "--id", "a", "--remote", "b", "--local", "http://c"], {}) == 7
     assert isinstance(ran[0], ClientConfig)
+
+
+def test_a_client_without_a_secret_keeps_the_one_made_for_it(ran, monkeypatch):
+    loads = []
+
+    def run(load):
+        loads.append(load)
+        return 7
+
+    monkeypatch.setattr(gtapp.process.worker, "run_client", run)
+    assert cli.run(["client", "--id", "a", "--remote", "b", "--local", "http://c"], {}) == 7
+    first, again = (loads[0]().options.secret for _ in range(2))
+    assert first == again
+    assert len(first) >= 32
 
 
 def test_variables_are_enough(ran):
@@ -108,9 +122,12 @@ def test_the_two_lines_of_the_welcome_work(ran, capsys, role):
     [
         (
             "servr",
-            '"servr" is not a command, did you mean "server"? (server, client, connect, check, demo, version, help)',
+            f'"servr" is not a command, did you mean "server"? ({COMMANDS})',
         ),
-        ("--addr 80", '"--addr" is not a command (server, client, connect, check, demo, version, help)'),
+        (
+            "--addr 80",
+            '"--addr" is not a command (server, client, connect, check, hash-password, demo, version, help)',
+        ),
         ("-s reload", "-s is not available yet: stop GT with Ctrl-C or SIGTERM, and start it again"),
         ("-s=stop server", "-s is not available yet: stop GT with Ctrl-C or SIGTERM, and start it again"),
         ("-c", "-c: needs a value"),
@@ -141,6 +158,15 @@ def test_check_prints_the_effective_configuration(directory, capsys):
     assert "timeout: 5m\n" in text
     assert "secret: '***'" in text
     assert "s3cret" not in text
+
+
+def test_check_says_what_is_ignored(directory):
+    (directory / "odd.yml").write_text(
+        "options: {id: a, remote: b}\nservices:\n- {local: tcp://c:1, hostPrefix: d}\n"
+    )
+    done = gt("check", "-c", str(directory / "odd.yml"))
+    assert done.returncode == 0
+    assert done.stderr == f"{directory}/odd.yml:3: hostPrefix: is ignored, it has no meaning for tcp://\n"
 
 
 def test_check_goes_through_a_directory(directory, capsys):

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -275,6 +276,62 @@ def test_one_file_begins_anew(tmp_path: Path) -> None:
     assert (tmp_path / "gt.log").read_text().endswith("line 099\n")
 
 
+def test_size_0_is_never_rotated(tmp_path: Path) -> None:
+    setup(file=tmp_path / "gt.log", max_size=0, max_count=3)
+    for number in range(2000):
+        log.info("line %04d", number)
+    assert [path.name for path in tmp_path.iterdir()] == ["gt.log"]
+    assert len((tmp_path / "gt.log").read_text().splitlines()) == 2000
+
+
+def test_lines_of_several_threads_stay_whole_when_files_are_rotated(tmp_path: Path, lines: Lines) -> None:
+    setup(file=tmp_path / "gt.log", max_size=20_000, max_count=100)
+
+    def write(writer: int) -> None:
+        for number in range(500):
+            log.info("writer %d line %03d %s", writer, number, "x" * (number % 50))
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    files = sorted(tmp_path.iterdir(), key=lambda path: -int(path.suffix[1:]) if path.suffix != ".log" else 1)
+    assert len(files) > 5
+    assert all(path.stat().st_size <= 20_000 for path in files)
+    written = [line.partition("server: ")[2] for path in files for line in path.read_text().splitlines()]
+    for writer in range(4):
+        ours = [line for line in written if line.startswith(f"writer {writer} ")]
+        assert ours == [f"writer {writer} line {number:03d} {'x' * (number % 50)}" for number in range(500)]
+    assert len(written) == 2000
+    assert lines() == []
+
+
+def test_a_file_that_cannot_be_renamed(tmp_path: Path, lines: Lines) -> None:
+    """Nothing is lost: what finds no place in the file goes to stderr."""
+    (tmp_path / "gt.log.1").mkdir()
+    (tmp_path / "gt.log.1" / "in the way").touch()
+    setup(file=tmp_path / "gt.log", max_size=300, max_count=2)
+    for number in range(10):
+        log.info("line %03d", number)
+    found = (tmp_path / "gt.log").read_text() + "\n".join(lines())
+    assert "cannot write the log file" in found
+    assert all(f"server: line {number:03d}" in found for number in range(10))
+
+
+def test_a_directory_that_goes_away_is_made_again(tmp_path: Path, lines: Lines) -> None:
+    file = tmp_path / "logs" / "gt.log"
+    setup(file=file, max_size=200, max_count=2)
+    for number in range(3):
+        log.info("line %03d", number)
+    for path in file.parent.iterdir():
+        path.unlink()
+    file.parent.rmdir()
+    for number in range(3, 9):
+        log.info("line %03d", number)
+    assert file.read_text().endswith("line 008\n")
+
+
 def test_a_full_disk(lines: Lines) -> None:
     setup(file=Path("/dev/full"))
     log.info("one")
@@ -321,3 +378,84 @@ def test_what_nobody_caught_is_logged(lines: Lines) -> None:
     assert output[-1] == "  | ValueError: ***"
     logs.unhandled("<callback>", KeyboardInterrupt, None, None)
     assert lines.one().endswith("FATAL server: unexpected KeyboardInterrupt in <callback>")
+
+
+# Lines that strangers cause
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(logs, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def texts(lines: Lines) -> list[str]:
+    return [line.partition("server: ")[2] for line in lines()]
+
+
+def test_a_flood_of_one_kind_is_a_few_lines(clock: Clock, lines: Lines) -> None:
+    setup()
+    strangers = logs.Limited("gt.server")
+    for number in range(1000):
+        strangers.warning("tunnel from %s refused", number)
+        strangers.info("another %d", number)
+    shown = texts(lines)
+    assert [text for text in shown if "another" not in text] == [
+        *(f"tunnel from {number} refused" for number in range(10)),
+        "many lines like this, leaving out the rest for a while: tunnel from %s refused",
+    ]
+    assert len(shown) == 22
+    clock.now += 59
+    strangers.warning("tunnel from %s refused", 1000)
+    assert texts(lines) == []
+    clock.now += 1
+    strangers.warning("tunnel from %s refused", 1001)
+    assert texts(lines) == [
+        "991 lines like this were left out: tunnel from %s refused",
+        "tunnel from 1001 refused",
+    ]
+
+
+def test_what_comes_seldom_is_all_shown(clock: Clock, lines: Lines) -> None:
+    setup()
+    strangers = logs.Limited("gt.server")
+    for number in range(50):
+        strangers.warning("line %d", number)
+        clock.now += 7
+    assert texts(lines) == [f"line {number}" for number in range(50)]
+
+
+def test_a_level_that_is_off_is_not_counted(clock: Clock, lines: Lines) -> None:
+    setup("info")
+    strangers = logs.Limited("gt.server")
+    for _ in range(100):
+        strangers.debug("line")
+    for _ in range(3):
+        strangers.info("line")
+    assert texts(lines) == ["line"] * 3
+
+
+def test_a_limited_line_comes_from_its_caller(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    setup()
+    logging.getLogger().addHandler(caplog.handler)
+    logs.Limited("gt.server").warning("line")
+    (record,) = caplog.records
+    assert (record.name, record.filename) == ("gt.server", "test_logs.py")
+
+
+def test_a_limited_line_may_have_a_traceback(clock: Clock, lines: Lines) -> None:
+    setup()
+    strangers = logs.Limited("gt.server")
+    for _ in range(20):
+        try:
+            raise ValueError("bad")
+        except ValueError:
+            strangers.exception("failed for %s", "somebody")
+    shown = lines()
+    assert sum(line.endswith("failed for somebody") for line in shown) == 10
+    assert sum(line == "  | ValueError: bad" for line in shown) == 10
