@@ -7,6 +7,10 @@ RUN := $(VENV)/bin/python
 # nginx and haproxy live where not everybody looks.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
+# command:package
+TEST_PROGRAMS := nginx:nginx haproxy:haproxy curl:curl openssl:openssl nc:netcat-openbsd ssh:openssh-client \
+	sshd:openssh-server redis-server:redis-server redis-benchmark:redis-tools
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo test lint format bench clean
 
@@ -26,7 +30,7 @@ demo: $(VENV)/.installed
 	@$(RUN) gt.py demo
 
 test: lint
-	@$(call need,nginx:nginx)
+	@$(call need,$(TEST_PROGRAMS))
 	$(RUN) -m pytest -n auto
 
 lint: $(VENV)/.installed-dev
@@ -39,7 +43,7 @@ format: $(VENV)/.installed-dev
 	$(RUN) -m ruff format .
 
 bench: $(VENV)/.installed-dev
-	@$(call need,nginx:nginx haproxy:haproxy wrk:wrk strace:strace)
+	@$(call need,nginx:nginx haproxy:haproxy wrk:wrk strace:strace openssl:openssl redis-server:redis-server)
 	@$(RUN) -m tests.bench $(ARGS)
 
 clean:

@@ -66,7 +66,9 @@ class Usage:
 
 def main() -> int:
     chosen = arguments()
-    if missing := [name for name in ("nginx", "haproxy", "wrk", "strace") if not shutil.which(name)]:
+    if missing := [
+        name for name in ("nginx", "haproxy", "wrk", "strace", "redis-server") if not shutil.which(name)
+    ]:
         print(f"missing here: {', '.join(missing)}; `make bench` installs what it can", file=sys.stderr)
         return 2
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

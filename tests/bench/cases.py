@@ -14,6 +14,9 @@ from typing import TypeVar
 from tests.bench import loads
 from tests.bench.parts import Parts, Route
 from tests.bench.report import Report, Row, Table
+from tests.bench.request_cases import requests
+from tests.bench.tcp_cases import sni, tcp_bulk, tcp_small
+from tests.bench.tls_cases import handshakes, https100
 from tests.support.processes import Child, eventually
 
 T = TypeVar("T")
@@ -250,5 +253,8 @@ def _say(text: str) -> None:
 
 CASES: dict[str, Callable[[Bench], None]] = {
     each.__name__: each
-    for each in (page100, small100, page1000, connect100, bulk, idle, cost, protocols, tunnels, connections, services)
+    for each in (
+        page100, small100, page1000, connect100, bulk, https100, handshakes, sni, tcp_bulk, tcp_small, requests, idle,
+        cost, protocols, tunnels, connections, services,
+    )
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import socket
 import subprocess
@@ -40,9 +41,11 @@ def wrk(
     *,
     close: bool = False,
     hosts: Sequence[str] = (),
+    origin: str = "",
 ) -> Seen:
-    """Runs `wrk -t1`. Close: one request for each connection. With hosts, they are asked in turn."""
-    url = f"http://{route.pages[0]}:{route.pages[1]}{path}"
+    """Runs `wrk -t1`. Close: one request for each connection. With hosts, they are asked in turn. `origin` is what the
+    URL begins with, plain HTTP to the route's pages by default."""
+    url = (origin or f"http://{route.pages[0]}:{route.pages[1]}") + path
     argv = [
         "wrk",
         "-t1",
@@ -58,6 +61,16 @@ def wrk(
         [*argv, url, "--", *hosts], capture_output=True, text=True, timeout=seconds + 60, check=True
     )
     return Seen(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def pings(route: Route, connections: int, count: int) -> float:
+    """redis-benchmark with that many PINGs, each when the PONG before it has come; how many a second."""
+    host, port = route.pages
+    argv = ["redis-benchmark", "-h", host, "-p", str(port), "-c", str(connections), "-n", str(count)]
+    done = subprocess.run(
+        [*argv, "-t", "ping_inline", "--csv"], capture_output=True, text=True, timeout=300, check=True
+    )
+    return float(next(csv.DictReader(done.stdout.splitlines()))["rps"])
 
 
 def download(route: Route) -> float:

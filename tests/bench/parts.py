@@ -7,9 +7,11 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import yaml
 
@@ -105,10 +107,10 @@ class Parts:
         """Parts that can be ended earlier than the others."""
         return Parts(self.directory, self.files)
 
-    def _port(self) -> Port:
+    def port(self) -> Port:
         return self._stack.enter_context(Port())
 
-    def _start(self, name: str, argv: Sequence[str]) -> Child:
+    def start(self, name: str, argv: Sequence[str]) -> Child:
         # However this process ends, what it started does not outlive it.
         bound = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         child = Child(name, [*bound, *argv], {**os.environ, "PYTHONPATH": str(ROOT)})
@@ -122,11 +124,11 @@ class Parts:
         (root / "www" / "page.html").write_bytes(PAGE)
         with (root / "www" / "gigabyte").open("wb") as file:
             file.truncate(GIGABYTE)  # takes no disk
-        pages, uploads = self._port(), self._port()
+        pages, uploads = self.port(), self.port()
         config = root / "nginx.conf"
         config.write_text(NGINX.format(root=root, address=pages, files=self.files))
-        nginx = self._start("nginx", ["nginx", "-p", str(root), "-c", str(config), "-e", "stderr"])
-        self._start("sink", [sys.executable, "-m", "tests.bench.sink", str(uploads)]).wait_for("listening")
+        nginx = self.start("nginx", ["nginx", "-p", str(root), "-c", str(config), "-e", "stderr"])
+        self.start("sink", [sys.executable, "-m", "tests.bench.sink", str(uploads)]).wait_for("listening")
         route = Route("nginx", pages.address, uploads.address, {"nginx": nginx})
         _wait_for(route)
         return route
@@ -135,7 +137,7 @@ class Parts:
         """Two haproxy processes of one thread in a row, which pass TCP on."""
         relays = {}
         for name in ("haproxy back", "haproxy front"):
-            pages, uploads = self._port(), self._port()
+            pages, uploads = self.port(), self.port()
             config = self.directory / f"{name.replace(' ', '-')}.cfg"
             config.write_text(
                 HAPROXY.format(
@@ -146,7 +148,7 @@ class Parts:
                     uploads_out=_text(target.uploads),
                 )
             )
-            relays[name] = self._start(name, ["haproxy", "-db", "-f", str(config)])
+            relays[name] = self.start(name, ["haproxy", "-db", "-f", str(config)])
             target = Route("haproxy", pages.address, uploads.address)
         target.relays = dict(reversed(relays.items()))
         _wait_for(target)
@@ -160,22 +162,26 @@ class Parts:
         server: Sequence[str] = (),
         client: Sequence[str] = (),
         more_hosts: Sequence[str] = (),
+        service: Mapping[str, Any] = MappingProxyType({}),
     ) -> Route:
-        """A GT server and client with default settings but for these flags. `more_hosts` lead to the pages, too."""
-        port, id, secret = self._port(), "bench", secrets.token_hex(16)
+        """A GT server and client with default settings but for these flags, and these options of each service.
+
+        `more_hosts` lead to the pages, too.
+        """
+        port, id, secret = self.port(), "bench", secrets.token_hex(16)
         gt = [sys.executable, str(ROOT / "gt.py")]
-        far = self._start(
+        far = self.start(
             "GT server", [*gt, "server", "--addr", str(port), "--id", id, "--secret", secret, *server]
         )
         far.wait_for("listening on")
         hosts = dict.fromkeys((PAGE_HOST, *more_hosts), target.pages) | {SINK_HOST: target.uploads}
         services = [
-            {"local": f"http://{_text(address)}", "hostPrefix": host.partition(".")[0]}
+            {"local": f"http://{_text(address)}", "hostPrefix": host.partition(".")[0], **service}
             for host, address in hosts.items()
         ]
         config = self.directory / f"client-{port.number}.yml"
         config.write_text(yaml.safe_dump({"type": "client", "services": services}))
-        near = self._start(
+        near = self.start(
             "GT client",
             [
                 *gt,

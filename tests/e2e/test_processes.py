@@ -300,14 +300,14 @@ def test_a_second_sigterm_changes_nothing(world: World, nginx: Nginx) -> None:
         (["client", "--id", "x", "--local", "http://127.0.0.1"], "remote"),
         (["client", "--remote", "tcp://127.0.0.1", "--local", "http://127.0.0.1"], "id"),
         (
-            ["client", "--id", "x", "--remote", "tls://127.0.0.1", "--local", "http://127.0.0.1"],
+            ["client", "--id", "x", "--remote", "quic://127.0.0.1", "--local", "http://127.0.0.1"],
             "not available yet",
         ),
         (
-            ["client", "--id", "x", "--remote", "tcp://127.0.0.1", "--local", "tcp://127.0.0.1:22"],
+            ["client", "--id", "x", "--remote", "tcp://x", "--local", "http://x", "--remoteSTUN", "x:1"],
             "not available yet",
         ),
-        (["server", "--addr", "127.0.0.1:1", "--tlsAddr", "127.0.0.1:2"], "not available yet"),
+        (["server", "--addr", "127.0.0.1:1", "--quicAddr", "127.0.0.1:2"], "not available yet"),
         (["nonsense"], "nonsense"),
     ],
 )

@@ -131,8 +131,12 @@ class Wire(TunnelSocket):
 class OldClient(Wire):
     """A GT client's end of one tunnel to a server under test."""
 
-    def __init__(self, address: Address, id: str, secret: str, options: bytes = b"\x00") -> None:
-        super().__init__(socket.create_connection(address, PATIENCE_S), from_server=True)
+    def __init__(
+        self, address: Address, id: str, secret: str, options: bytes = b"\x00", source: str = ""
+    ) -> None:
+        """`source` is the address that it comes from, such as 127.0.0.2."""
+        sock = socket.create_connection(address, PATIENCE_S, (source, 0) if source else None)
+        super().__init__(sock, from_server=True)
         self.send(opening(id, secret, options))
 
     def ready(self) -> Self:

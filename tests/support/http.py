@@ -46,8 +46,13 @@ class Response:
 class Visitor:
     """One visitor's connection."""
 
-    def __init__(self, address: Address, timeout: float = PATIENCE_S, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, address: Address, timeout: float = PATIENCE_S, receive_buffer: int = 0, source: str = ""
+    ) -> None:
+        """`source` is the address that it comes from, such as 127.0.0.3."""
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if source:
+            self.socket.bind((source, 0))
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout)

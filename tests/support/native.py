@@ -99,8 +99,9 @@ class NativeWire(TunnelSocket):
 class NativeClient(NativeWire):
     """A client's end of one tunnel to a server under test."""
 
-    def __init__(self, address: Address, id: str, secret: str) -> None:
-        super().__init__(socket.create_connection(address, PATIENCE_S))
+    def __init__(self, address: Address, id: str, secret: str, source: str = "") -> None:
+        """`source` is the address that it comes from, such as 127.0.0.2."""
+        super().__init__(socket.create_connection(address, PATIENCE_S, (source, 0) if source else None))
         self.id = id
         self.secret = secret
         self.send(b"\xf0\x03")
@@ -125,7 +126,12 @@ class NativeClient(NativeWire):
         )
         return self.control()
 
-    def prepare(self, challenge: dict[str, Any], prefixes: tuple[str | None, ...] = (None,)) -> bytes:
+    def prepare(
+        self,
+        challenge: dict[str, Any],
+        prefixes: tuple[str | None, ...] = (None,),
+        services: list[dict[str, Any]] | None = None,
+    ) -> bytes:
         """The bytes of `auth`. The slow part, apart so that a test can measure the server alone."""
         server_first = challenge["scram"]
         fields = _fields(server_first)
@@ -136,15 +142,24 @@ class NativeClient(NativeWire):
         signature = _digest(hashlib.sha256(client_key).digest(), text)
         proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
         self._expected = _digest(_digest(key, b"Server Key"), text)
-        services = [{"kind": "http", "hostPrefix": prefix, "port": 0, "random": False} for prefix in prefixes]
+        if services is None:
+            services = [
+                {"kind": "http", "hostPrefix": prefix, "port": 0, "random": False} for prefix in prefixes
+            ]
         scram = f"{without_proof},p={_b64(proof)}"
         return control(
             {"type": "auth", "scram": scram, "instance": os.urandom(8).hex(), "services": services}
         )
 
-    def auth(self, challenge: dict[str, Any], prefixes: tuple[str | None, ...] = (None,)) -> dict[str, Any]:
-        """Sends `auth`; the server's `ready`, its proof checked, or `error`."""
-        self.send(self.prepare(challenge, prefixes))
+    def auth(
+        self,
+        challenge: dict[str, Any],
+        prefixes: tuple[str | None, ...] = (None,),
+        services: list[dict[str, Any]] | None = None,
+    ) -> dict[str, Any]:
+        """Sends `auth`, for HTTP under these prefixes or for `services`; the server's `ready`, its proof checked, or
+        `error`."""
+        self.send(self.prepare(challenge, prefixes, services))
         answer = self.control()
         if answer["type"] == "ready":
             assert answer["scram"] == f"v={_b64(self._expected)}"

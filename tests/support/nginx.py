@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from tests.support.http import fetch
+from tests.support.http import Response, fetch
 from tests.support.ports import Address, Port
 from tests.support.processes import Child, eventually
 
@@ -47,7 +47,7 @@ http {{
 class Nginx:
     """nginx with pages to fetch and a directory to PUT into."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, template: str = CONFIG, **values: object) -> None:
         binary = shutil.which("nginx") or "/usr/sbin/nginx"
         assert os.path.exists(binary), "nginx is needed by the e2e tests: apt-get install nginx"
         self.root = root
@@ -59,11 +59,15 @@ class Nginx:
         self.address: Address = self._port.address
         self.url = f"http://{self._port}"
         config = root / "nginx.conf"
-        config.write_text(CONFIG.format(root=root, address=self._port))
+        config.write_text(template.format(root=root, address=self._port, **values))
         self.child = Child("nginx", [binary, "-p", str(root), "-c", str(config), "-e", "stderr"])
-        eventually(
-            lambda: fetch(self.address, "localhost").status == 200, f"nginx answers\n{self.child.tail()}"
-        )
+        eventually(self._answers, f"nginx answers\n{self.child.tail()}")
+
+    def _answers(self) -> bool:
+        return self._get().status == 200
+
+    def _get(self) -> Response:
+        return fetch(self.address, "localhost")
 
     def file(self, path: str, size: int, *, random: bool = True) -> str:
         """Puts a file of this many bytes at path (once); its sha256. Not random: zeros that take no disk."""
@@ -73,6 +77,8 @@ class Nginx:
                 if random:
                     for start in range(0, size, 1 << 20):
                         out.write(os.urandom(min(1 << 20, size - start)))
+                    out.seek(-1, os.SEEK_END)
+                    out.write(b".")  # server side includes swallow a "<" at the very end
                 else:
                     out.truncate(size)
         return self.sha256(path) if random else ""

@@ -22,7 +22,7 @@ import pytest
 from gevent import get_hub
 
 from gtapp.relay.link import Link
-from gtapp.relay.sockets import plain_socket
+from gtapp.relay.sockets import PlainSocket, plain_socket
 from gtapp.relay.stream import Stream
 from gtapp.relay.tunnel import Tunnel
 from gtapp.wire import compat, frames
@@ -89,7 +89,7 @@ def no_leaks() -> Iterator[None]:
 # sockets
 
 
-def tcp_pair(buffer_bytes: int = 0) -> tuple[socket.socket, Any]:
+def tcp_pair(buffer_bytes: int = 0) -> tuple[PlainSocket, Any]:
     """A loopback connection: a plain socket as the relay uses it, and gevent's socket for the test.
 
     `buffer_bytes`: of each socket's kernel buffers, where the test wants them to fill up.

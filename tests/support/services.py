@@ -192,3 +192,19 @@ class Unanswered:
         for sock in (*self._filling, self._listener):
             sock.close()
         self.port.close()
+
+
+def echoing(connection: Connection) -> None:
+    """Sends back what comes, until the visitor has finished."""
+    while data := connection.socket.recv(1 << 18):
+        connection.send(data)
+
+
+def greeting(banner: bytes) -> Handler:
+    """Speaks first, then sends back what comes."""
+
+    def handler(connection: Connection) -> None:
+        connection.send(banner)
+        echoing(connection)
+
+    return handler

@@ -113,8 +113,10 @@ class World:
         (self._after if until_last else self._before).enter_context(contextlib.closing(thing))
         return thing
 
-    def visitor(self, address: Address, timeout: float = 20.0, receive_buffer: int = 0) -> Visitor:
-        visitor: Visitor = self.keep(Visitor(address, timeout, receive_buffer))
+    def visitor(
+        self, address: Address, timeout: float = 20.0, receive_buffer: int = 0, source: str = ""
+    ) -> Visitor:
+        visitor: Visitor = self.keep(Visitor(address, timeout, receive_buffer, source))
         return visitor
 
     def secret(self) -> str:

@@ -36,7 +36,7 @@ NOT_IN_WIRE = {
     "_socket", "_thread", "asyncio", "datetime", "http", "multiprocessing", "os", "queue", "sched", "select",
     "selectors", "signal", "socket", "socketserver", "ssl", "subprocess", "threading", "time", "urllib",
 }  # fmt: skip
-WIRE_PACKAGES = {"scramp", "cryptography"}
+WIRE_PACKAGES = {"scramp", "cryptography", "httptools"}
 
 
 def may_import(room: str) -> set[str]:
