@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import replace
+from time import monotonic
 
 from gtapp.client.dialer import Dialer
 from gtapp.client.pool import Pool
@@ -57,12 +58,13 @@ class ClientApp:
     def stop(self, grace: float) -> None:
         for pool in self._pools:
             pool.stop()
+        deadline = monotonic() + grace
         self._clock.wait(grace)
         for each in self._tunnels():
             each.abort("the client ends")
         self._clock.stop()
         self._dialer.stop()
-        wait_for_rests(grace)
+        wait_for_rests(max(0.5, deadline - monotonic()))
 
     def _tunnels(self) -> list[Tunnel]:
         return [each for pool in self._pools for each in pool.tunnels]

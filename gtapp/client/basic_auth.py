@@ -12,12 +12,12 @@ import logging
 import secrets
 from collections import OrderedDict
 from enum import Enum
-from ipaddress import ip_address
 from time import monotonic
 
 import argon2
 from gevent.lock import Semaphore
 
+from gtapp.relay.sockets import network_of
 from gtapp.relay.threads import Threads
 
 log = logging.getLogger("gt.client")
@@ -70,7 +70,7 @@ class BasicAuth:
         user, password = _credentials(authorization)
         if user is None:
             return Verdict.WRONG
-        key = _network(address)
+        key = network_of(address)
         if not self._tries_of_all.take(""):
             return Verdict.LATER
         if not self._tries.take(key):
@@ -119,14 +119,6 @@ def _credentials(authorization: bytes) -> tuple[bytes | None, bytes]:
         if colon:
             return user, password
     return None, b""
-
-
-def _network(address: str) -> str:
-    """Who counts as one: an IPv4 address, or an IPv6 network of 64 bits."""
-    host = address.rpartition(":")[0].strip("[]")
-    if ":" in host:
-        return ip_address(host).exploded[:19]
-    return host
 
 
 class _Tries:

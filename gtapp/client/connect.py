@@ -5,6 +5,7 @@ import ssl
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from time import monotonic
 
 import gevent
 
@@ -43,9 +44,11 @@ def connect(remote: URL, options: ClientOptions, handshakes: Handshakes) -> Conn
     context = client_context(options) if remote.scheme == "tls" else None
     try:
         with gevent.Timeout(CONNECT_S):
-            sock = take_over(socket.create_connection((remote.host, remote.port)))
-    except gevent.Timeout:
+            sock = take_over(_reach(remote))
+    except (gevent.Timeout, TimeoutError):
         raise LinkError(f"cannot connect to {remote}: no answer within {CONNECT_S:.0f} s") from None
+    except UnicodeError:
+        raise LinkError(f"cannot connect to {remote}: that cannot be a host name") from None
     except OSError as error:
         raise LinkError(f"cannot connect to {remote}: {error.strerror or error}") from error
     if context is None:
@@ -56,6 +59,31 @@ def connect(remote: URL, options: ClientOptions, handshakes: Handshakes) -> Conn
         sock.close()
         raise
     return Connected(encrypted, encrypted.channel_binding, context.verify_mode == ssl.CERT_REQUIRED)
+
+
+def _reach(remote: URL) -> socket.socket:
+    """A connection to the first address of the server that answers; a silent one takes only its share of the time.
+
+    Raises OSError, the last address's.
+    """
+    deadline = monotonic() + CONNECT_S
+    found = socket.getaddrinfo(remote.host, remote.port, type=socket.SOCK_STREAM)
+    for left in range(len(found), 0, -1):
+        family, kind, protocol, _, address = found[-left]
+        try:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(max(0.1, (deadline - monotonic()) / left))
+                sock.connect(address)
+            except BaseException:
+                sock.close()
+                raise
+        except OSError:
+            if left == 1:
+                raise
+        else:
+            return sock
+    raise OSError("the name has no address")
 
 
 def client_context(options: ClientOptions) -> ssl.SSLContext:

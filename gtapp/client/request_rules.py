@@ -1,5 +1,6 @@
 """What per-request mode does to the requests for one service, and what it answers itself. Called by request_socket."""
 
+from functools import lru_cache
 from http import HTTPStatus
 
 from gtapp.client.basic_auth import BasicAuth
@@ -40,12 +41,7 @@ class Rules:
         fields = request.fields
         added = b""
         if forwarded is not None:
-            added, value = forwarded
-            host = request.value(b"host")
-            if host:
-                added += b"X-Forwarded-Host: %b\r\n" % host
-                value += b';host="%b"' % host if b":" in host else b";host=" + host
-            added += b"Forwarded: %b\r\n" % value
+            added = _forwarded_lines(*forwarded, request.value(b"host"))
             fields = [field for field in fields if b"forwarded" not in field[0] or not _is_forwarded(field)]
         if self.auth is not None:
             fields = [field for field in fields if field[0] != b"authorization"]
@@ -53,6 +49,14 @@ class Rules:
             fields = [(b"host", b"Host", self._host), *(field for field in fields if field[0] != b"host")]
         request.fields = fields
         return request.head(added)
+
+
+@lru_cache(256)  # a connection asks for one host as a rule
+def _forwarded_lines(lines: bytes, value: bytes, host: bytes | None) -> bytes:
+    if host:
+        lines += b"X-Forwarded-Host: %b\r\n" % host
+        value += b';host="%b"' % host if b":" in host else b";host=" + host
+    return lines + b"Forwarded: %b\r\n" % value
 
 
 def _is_forwarded(field: Field) -> bool:

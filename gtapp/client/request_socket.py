@@ -214,17 +214,20 @@ class RequestSocket:
             self._deny(request, Verdict.WRONG)
 
     def _check(self, auth: BasicAuth, credentials: bytes, request: Request) -> None:
-        verdict = auth.check(credentials, self._visitor)
-        if not self._checking:
-            return  # closed meanwhile
-        self._checking = False
         try:
+            verdict = auth.check(credentials, self._visitor)
+            if not self._checking:
+                return  # closed meanwhile
+            self._checking = False
             if verdict is Verdict.RIGHT:
                 self._pass_on(request)
             else:
                 self._deny(request, verdict)
             self._flush()
         except OSError:
+            self._break()
+        except Exception:
+            log.exception("%r: unexpected error, closing it", self)
             self._break()
         self._writer.soon()
 

@@ -118,6 +118,8 @@ class Bucket:
         self._fill()
         served = 0
         for count in range(len(self._waiters), 0, -1):
+            if not self._waiters:
+                break  # a turn has made others leave
             share = self._turn_bytes()
             if self._speed and (self._tokens < share or served >= MAX_SERVED_BYTES):
                 break

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from gtapp.config.load import ServerConfig
@@ -102,6 +103,7 @@ class ServerApp:
         self._router.stop()
         for each in self._registry.tunnels():
             each.drain()
+        deadline = monotonic() + grace
         self._clock.wait(grace)
         cut = sum(len(each.streams) for each in self._registry.tunnels())
         if cut:
@@ -110,7 +112,7 @@ class ServerApp:
             each.abort("the server ends")
         self._clock.stop()
         self._users.stop()
-        wait_for_rests(grace)
+        wait_for_rests(max(0.5, deadline - monotonic()))
 
     def _idle(self, options: ServerOptions) -> Idle:
         return Idle(self._clock.ticks(options.timeout), options.timeout_on_unidirectional_traffic)

@@ -160,7 +160,8 @@ def _read_certificate(path: Path) -> x509.Certificate:
 def _check_key(path: Path, leaf: x509.Certificate, cert_file: Path) -> None:
     data = _read(path, "key")
     try:
-        key = serialization.load_pem_private_key(data, password=None)
+        # Whether it is a good RSA key takes up to half a second to find out; that it is the certificate's is enough.
+        key = serialization.load_pem_private_key(data, password=None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
         _fail(path, f"the key is encrypted, decrypt it: openssl pkey -in {path} -out NEWFILE")
     except (ValueError, UnsupportedAlgorithm):
@@ -234,10 +235,14 @@ def _write_key(path: Path) -> None:
 def _temporary(beside: Path, data: bytes, mode: int) -> Path:
     path = beside.with_name(f"{beside.name}.{os.getpid()}")
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 

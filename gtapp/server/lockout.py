@@ -2,9 +2,10 @@
 
 import logging
 from collections import OrderedDict
-from ipaddress import IPv6Address
 from math import inf
 from time import monotonic
+
+from gtapp.relay.sockets import network_of
 
 log = logging.getLogger("gt.server")
 
@@ -15,14 +16,11 @@ class Lockout:
     """Locks an address out for `duration_s` seconds when `times` logins from it have failed; 0 times: never.
 
     Failures that are `duration_s` apart don't add up. With a duration of 0 an address stays locked out, as in the
-    original GT. Peers are texts like "203.0.113.9:51234"; of an IPv6 address the first 64 bits count, the rest is
-    its owner's to choose.
+    original GT. Peers are texts like "203.0.113.9:51234"; what counts of them is `network_of`.
     """
 
     def __init__(self, times: int, duration_s: float) -> None:
-        self._failures: OrderedDict[str, tuple[int, float]] = (
-            OrderedDict()
-        )  # how many, and the last one's time
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, the last one's time
         self.set(times, duration_s)
 
     def set(self, times: int, duration_s: float) -> None:
@@ -34,7 +32,7 @@ class Lockout:
         """A login from there has failed for its credentials."""
         if not self._times or self.locked(peer):
             return
-        address = _address(peer)
+        address = network_of(peer)
         now = monotonic()
         count, last = self._failures.pop(address, (0, now))
         count = count + 1 if now - last < self._duration_s else 1
@@ -46,20 +44,11 @@ class Lockout:
 
     def locked(self, peer: str) -> float:
         """For how many seconds yet; 0.0: it may try."""
-        count, last = self._failures.get(_address(peer), (0, 0.0))
+        count, last = self._failures.get(network_of(peer), (0, 0.0))
         if not self._times or count < self._times:
             return 0.0
         left = last + self._duration_s - monotonic()
         if left > 0:
             return left
-        del self._failures[_address(peer)]
+        del self._failures[network_of(peer)]
         return 0.0
-
-
-def _address(peer: str) -> str:
-    """What of a peer's address is counted."""
-    host = peer.rpartition(":")[0]
-    if not host.startswith("["):
-        return host
-    network = int(IPv6Address(host[1:-1].partition("%")[0])) >> 64 << 64
-    return f"{IPv6Address(network)}/64"

@@ -8,7 +8,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub
 
@@ -62,8 +62,8 @@ class SplitVisitor:
 
     __slots__ = (
         "_dropped", "_ending", "_flags", "_lane", "_lanes", "_left", "_looked_at", "_out", "_out_bytes", "_peer",
-        "_plain", "_reader", "_reopened", "_request", "_requests", "_responses", "_router", "_sock", "_unread",
-        "_writer", "closed",
+        "_plain", "_reader", "_reopened", "_request", "_requests", "_responses", "_router", "_sock", "_timer",
+        "_unread", "_writer", "closed",
     )  # fmt: skip
 
     def __init__(self, router: "Router", sock: Socket, peer: str, data: bytes, flags: int) -> None:
@@ -87,6 +87,7 @@ class SplitVisitor:
         self._out_bytes = 0
         self._reader = sock.watch(EV_READ)
         self._writer: Watcher | None = None
+        self._timer: Any = None  # of a visitor that no pump looks after
         self.closed = False
 
     def __repr__(self) -> str:
@@ -94,7 +95,7 @@ class SplitVisitor:
 
     def start(self) -> None:
         """Begin with what has been read."""
-        self._expect()
+        self._look_after()
         self._go_on()
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -166,6 +167,8 @@ class SplitVisitor:
             return False
         body, taken = self._requests.body(self._unread)
         self._unread = self._unread[taken:]
+        if self._timer is not None:
+            self._look_after()
         if lane is None or lane.over:
             self._dropped += taken
             if self._dropped > DROPPED_BYTES:
@@ -292,14 +295,19 @@ class SplitVisitor:
         self._guarded(self._flush)
 
     def _flush(self) -> None:
-        self._out_bytes -= send_some(self._sock, self._out, self._out_bytes)
+        sent = send_some(self._sock, self._out, self._out_bytes)
+        self._out_bytes -= sent
         if self._out:
+            if sent and self._timer is not None:
+                self._look_after()
             return
         assert self._writer is not None
         self._writer.stop()
         if self._ending:
             self._say_goodbye()
             return
+        if self._timer is not None:
+            self._look_after()
         if self._lane is not None:
             self._lane.has_room()
             if self._plain and self._lane.over:
@@ -319,18 +327,20 @@ class SplitVisitor:
             lane.finish()
         if self.closed:
             return
-        if lane is not self._lane:
-            if not self._lanes and self._lane is None:
-                self._expect()
-        elif self._plain:
+        if self._plain:
+            if lane is not self._lane:
+                return
             if not clean:
                 self._cut()
             elif not self._out:
                 self._sock.shutdown(socket.SHUT_WR)
-        else:
+            return
+        if lane is self._lane:
             if not self._responses.complete:
                 self._end_response(lane, clean)
             get_hub().loop.run_callback(self._go_on)  # what waited for room in the lane
+        if not self._lanes and not self.closed:
+            self._look_after()
 
     def lane_closed(self, lane: Lane) -> None:
         """Both directions of a lane have ended."""
@@ -372,14 +382,25 @@ class SplitVisitor:
                 self._lanes.pop(lane.name, None)
                 lane.finish()
             if not self._lanes:
-                self._expect()
+                self._look_after()
         if self._unread or self._left:
             get_hub().loop.run_callback(self._go_on)
 
-    def _expect(self) -> None:
-        """Without a lane, whose pump has an idle time, there is no time to lose."""
+    def _look_after(self) -> None:
+        """No pump, which has an idle time, does: the visitor is to take or send something within that time, or the
+        next request within the router's."""
+        self._stop_timer()
         self._router.forget(self)
-        self._router.expect(self)
+        if self._out or self._ending or not self._requests.complete:
+            self._timer = get_hub().loop.timer(self._router.idle_s)
+            self._timer.start(self._cut)
+        else:
+            self._router.expect(self)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
 
     # the end
 
@@ -394,6 +415,7 @@ class SplitVisitor:
         if self._out:
             self._ending = True
             self._reader.stop()
+            self._look_after()
         else:
             self._say_goodbye()
 
@@ -417,6 +439,7 @@ class SplitVisitor:
         self._reader.stop()
         if self._writer is not None:
             self._writer.stop()
+        self._stop_timer()
         self._out.clear()
         self._router.forget(self)
         current, self._lane = self._lane, None

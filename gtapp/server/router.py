@@ -61,6 +61,7 @@ class Router:
     def set_options(self, options: ServerOptions, idle: Idle) -> None:
         """From now on these are in force; `idle` goes for connections that are still to come."""
         self._idle = idle
+        self.idle_s = options.timeout
         self.mux_header = options.http_mux_header
         self._by_host = self.mux_header.lower() == "host"
         self.per_request = options.route_per_request

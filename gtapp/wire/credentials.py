@@ -48,15 +48,6 @@ def derive(secret: str, salt: bytes, iterations: int = DEFAULT_ITERATIONS) -> Ve
     return Verifier(keys[0], keys[1], keys[2], keys[3])
 
 
-def matches(verifier: Verifier, secret: str) -> bool:
-    """Tell whether this is the secret, for logins that show it (protocol 1, PLAIN). As slow as `derive`."""
-    try:
-        found = derive(secret, verifier.salt, verifier.iterations)
-    except ValueError:
-        return False
-    return hmac.compare_digest(found.stored_key, verifier.stored_key)
-
-
 def parse_verifier(text: str) -> Verifier:
     """Read the text form of a verifier. Raises ValueError."""
     match = _TEXT.fullmatch(text)

@@ -5,8 +5,8 @@ go on to the service as they came, and it must not see another host than we did 
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from gtapp.errors import WireError
 
@@ -25,8 +25,7 @@ class BadHead(WireError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """`host` is for routing: lower case, without port, final dot and brackets; "" where there is none."""
 
     method: str

@@ -5,10 +5,12 @@ chunked bodies all end with CRLF CRLF: it is fed up to each of these, until it s
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import httptools
 
 Parser = httptools.HttpRequestParser | httptools.HttpResponseParser
+P = TypeVar("P", httptools.HttpRequestParser, httptools.HttpResponseParser)
 
 END = b"\r\n\r\n"
 OVERHEAD_BYTES = (
@@ -37,12 +39,13 @@ class MessageReader:
     def on_message_complete(self) -> None:
         self.complete = True
 
-    def _begin(self, make: Callable[[object], Parser]) -> None:
+    def _begin(self, make: Callable[[object], P]) -> P:
         """Get ready for the next head. A parser of its own for each costs 0.5 µs and has no past."""
-        self._parser = make(self)
+        parser = self._parser = make(self)
         self._in_body = False
         self._overhead = 0
         self._tail = b""
+        return parser
 
     def _feed(self, data: bytes, begin: int) -> int:
         """Feed a piece of a head or a chunked body, at most up to the next END; where the next piece begins.

@@ -54,12 +54,16 @@ class Request:
 
     def value(self, name: bytes) -> bytes | None:
         """The value of the first field of this name, which is in lower case."""
-        return next((value for low, _, value in self.fields if low == name), None)
+        for low, _, value in self.fields:
+            if low == name:
+                return value
+        return None
 
     def head(self, added: bytes = b"") -> bytes:
         """The head to send on; `added` are complete lines."""
         lines = [f"{self.method} {self.target} HTTP/{self.version}\r\n".encode("latin-1")]
-        lines += [b"%b: %b\r\n" % (name, value) for _, name, value in self.fields]
+        for _, name, value in self.fields:
+            lines.append(b"%b: %b\r\n" % (name, value))
         if self.length == CHUNKED:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         if self.websocket:
@@ -107,7 +111,7 @@ class RequestReader(MessageReader):
         if head.method == "CONNECT":
             raise BadRequest("CONNECT is not offered here")
         begin = 0
-        while data.startswith(b"\r\n", begin):
+        while data[begin] == 13:  # empty lines
             begin += 2
         begin = data.index(b"\r\n", begin)
         end = data.index(END, begin) + 4
@@ -123,13 +127,12 @@ class RequestReader(MessageReader):
 
     def _parse(self, head: bytes) -> bool:
         """Feed a complete head; whether it asks for an upgrade."""
-        self._begin(httptools.HttpRequestParser)
+        parser = self._begin(httptools.HttpRequestParser)
         self._fields = []
         self.complete = False
-        assert self._parser is not None
         wants_upgrade = False
         try:
-            self._parser.feed_data(head)
+            parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             wants_upgrade = True
         except httptools.HttpParserError as error:
@@ -171,7 +174,7 @@ def _understand(head: http_head.Head, fields: list[tuple[bytes, bytes]], wants_u
     for name, value in fields:
         low = name.lower()
         value = value.strip(b" \t")
-        if low in _SPECIAL:
+        if low in _SPECIAL and (low != b"host" or authority is not None):
             if low == b"connection":
                 options += [option.strip(b" \t") for option in value.lower().split(b",")]
             elif low == b"transfer-encoding":
@@ -187,14 +190,16 @@ def _understand(head: http_head.Head, fields: list[tuple[bytes, bytes]], wants_u
                 upgrades.append(value.lower())
             elif low == b"expect":
                 expects_continue = value.lower() == b"100-continue"
-            elif low == b"host" and authority is not None:
+            elif low == b"host":
+                assert authority is not None
                 value = authority
             if low in _OF_CONNECTION:
                 continue
         kept.append((low, name, value))
-    named = set(options) - _NEVER_DROPPED
-    if named - {b"close", b"keep-alive", b"upgrade"}:
-        kept = [field for field in kept if field[0] not in named]
+    if options:
+        named = set(options) - _NEVER_DROPPED
+        if named - {b"close", b"keep-alive", b"upgrade"}:
+            kept = [field for field in kept if field[0] not in named]
     if head.version == "1.1":
         keep_alive = b"close" not in options
     else:

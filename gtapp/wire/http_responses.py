@@ -8,9 +8,10 @@ import re
 import httptools
 
 from gtapp.errors import WireError
-from gtapp.wire.http_messages import MessageReader
+from gtapp.wire.http_messages import END, MessageReader
 
 LIMIT_BYTES = 65536  # of a head
+COMMON_BYTES = 2048  # as long as heads are, as a rule
 # To be found in what httptools has accepted: there are no other lines than those of fields.
 _LENGTH = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*([^\r]*)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:(?:[^\r]*,)?[ \t]*close[ \t]*[,\r]", re.IGNORECASE)
@@ -62,6 +63,8 @@ class ResponseReader(MessageReader):
         """How many bytes of `data` belong to the response; interim ones (1xx) before it belong to it."""
         size = len(data)
         at = 0
+        if not (self._in_body or self.begun or self.complete):
+            at = self._receive_whole_head(bytes(data[:COMMON_BYTES]))
         while at < size and not self.complete:
             if not self._in_body:
                 at += self._receive_head(bytes(data[at : at + LIMIT_BYTES]))
@@ -83,6 +86,25 @@ class ResponseReader(MessageReader):
                 self.complete = True
             else:
                 raise BadResponse("the connection ended within a response")
+
+    def _receive_whole_head(self, data: bytes) -> int:
+        """Take a head that begins `data`, if all of it is there; how many bytes that was."""
+        end = data.find(END) + len(END)
+        if end < len(END):
+            return 0
+        self.begun = True
+        parser = self._parser
+        assert isinstance(parser, httptools.HttpResponseParser)
+        self._head = data[:end]
+        try:
+            parser.feed_data(self._head)
+        except httptools.HttpParserUpgrade:
+            pass  # a 101, which ends where its head does
+        except httptools.HttpParserError as error:
+            raise BadResponse(f"malformed head: {error}") from error
+        if self._in_body:
+            self._understand(parser)
+        return end  # else that were empty lines before it
 
     def _receive_head(self, data: bytes) -> int:
         self.begun = True

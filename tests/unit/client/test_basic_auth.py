@@ -116,6 +116,14 @@ def test_addresses_of_one_ipv6_network_count_as_one(
     assert auth.check(RIGHT, "[2001:db8:0:1::1]:5") is Verdict.RIGHT
 
 
+def test_an_address_that_is_none_counts_as_it_is(
+    auth: BasicAuth, verified: list[bytes], now: list[float]
+) -> None:
+    for guess in range(TRIES):
+        assert auth.check(basic(f"anne:{guess}"), "[x::y::z]:5") is Verdict.WRONG
+    assert auth.check(RIGHT, "[x::y::z]:5") is Verdict.LATER
+
+
 def test_all_together_may_not_guess_on(auth: BasicAuth, verified: list[bytes], now: list[float]) -> None:
     for guess in range(TRIES_OF_ALL):
         assert auth.check(basic(f"anne:{guess}"), f"192.0.2.{guess}:5") is Verdict.WRONG

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -135,6 +137,33 @@ def test_nobody_listens(go: Go, scheme: str) -> None:
 def test_a_name_that_nobody_has(go: Go) -> None:
     with pytest.raises(LinkError, match=r"cannot connect to tcp://nobody\.invalid:80: "):
         go(URL("tcp", "nobody.invalid", 80))
+
+
+def test_a_name_that_cannot_be_one(go: Go) -> None:
+    with pytest.raises(LinkError, match="cannot be a host name"):
+        go(URL("tls", "a..b", 443))
+
+
+@pytest.mark.parametrize("first", ["silent", "refusing"])
+def test_the_second_address_of_a_name(
+    go: Go, remote: Remote, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """As where IPv6 is broken: the address that comes first is no good."""
+    monkeypatch.setattr(connect_module, "CONNECT_S", 1.0)
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        address = listener.getsockname()
+        if first == "silent":  # its queue is full: the system drops what comes
+            listener.listen(0)
+            for _ in range(4):
+                waiting = held.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(address)
+        addresses = [(2, 1, 6, "", address), (2, 1, 6, "", remote.port.address)]
+        monkeypatch.setattr("gtapp.client.connect.socket.getaddrinfo", lambda *_, **__: addresses)
+        remote.serve(lambda sock: None)
+        assert go(URL("tcp", "two.example", 80)).sock.getpeername() == remote.port.address
 
 
 # TLS

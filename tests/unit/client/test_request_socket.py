@@ -572,6 +572,21 @@ def test_the_visitor_goes_while_the_password_is_checked(make_scene: MakeScene) -
     until(lambda: not BasicAuth._one_at_a_time.locked())
 
 
+def test_a_check_that_fails_ends_it(
+    make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check(auth: BasicAuth, authorization: bytes, address: str) -> Verdict:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(BasicAuth, "check", check)
+    scene = make_scene(GUARDED)
+    scene.send(with_credentials("anne:hush"))
+    assert scene.far.next_of(RESET) == (RESET, scene.id, frames.CANCELLED)
+    with pytest.raises(ConnectionResetError):
+        read_all(scene.service)
+    assert "a mistake" in caplog.text
+
+
 def test_the_body_of_a_refused_request_is_dropped(make_scene: MakeScene) -> None:
     scene = make_scene(GUARDED)
     scene.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + bytes(50_000))

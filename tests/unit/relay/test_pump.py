@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import select
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -392,6 +393,43 @@ def test_a_write_to_a_local_socket_that_is_gone(make_scene: MakeScene, counters:
     assert scene.far.next() == (RESET, scene.id, frames.CANCELLED)
     until(lambda: scene.closed)
     assert counters.streams_reset == 1
+
+
+def wait_for_error(sock: Any) -> None:
+    """Until the system knows that the connection is gone; the hub, and so the pump, stands still meanwhile."""
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)  # POLLERR and POLLHUP are always told
+    assert poll.poll(10_000)
+
+
+def test_an_upload_that_is_reset_is_not_taken_for_a_whole_one(
+    make_scene: MakeScene, counters: metrics.Counters, over: str
+) -> None:
+    """The write that fails takes the error away: what is left to read ends like a file that is complete."""
+    if over == "tls":
+        pytest.skip("a connection without close_notify is never taken for a whole one there")
+    scene = make_scene().attach()
+    scene.local.sendall(b"half of it")
+    reset(scene.local)
+    wait_for_error(scene.sock)
+    scene.pump.deliver(memoryview(b"x"))
+    assert scene.far.next_of(RESET) == (RESET, scene.id, frames.CANCELLED)
+    until(lambda: scene.closed)
+    assert counters.streams_reset == 1
+
+
+def test_a_whole_upload_of_a_visitor_that_does_not_read(make_scene: MakeScene, over: str) -> None:
+    """Its end has come before the reset: the system says EPIPE then."""
+    if over == "tls":
+        pytest.skip("what TLS has sent is read before the write can fail")
+    scene = make_scene().attach()
+    scene.local.sendall(b"all of it")
+    scene.local.close()
+    scene.sock.send(b"x")  # is answered with a reset
+    wait_for_error(scene.sock)
+    scene.pump.deliver(memoryview(b"x"))
+    assert scene.far.next() == (DATA, scene.id, b"all of it")
+    assert scene.far.next() == (EOF, scene.id, None)
 
 
 def test_the_end_of_the_tunnel_is_a_reset(make_scene: MakeScene) -> None:

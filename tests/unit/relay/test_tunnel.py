@@ -9,6 +9,7 @@ import gevent
 import pytest
 
 from gtapp.observe import metrics
+from gtapp.observe.logs import LIMIT_LINES, Limited
 from gtapp.relay import tunnel as tunnel_module
 from gtapp.relay.link import READ_STOP
 from gtapp.relay.tunnel import DOUBTED_S, HOLD_S, LAST_STREAM_ID, PROBE_AFTER_S, RTT_EVERY_S, SUSPECT_AFTER_S
@@ -617,3 +618,14 @@ def test_repr(make_tunnel: MakeTunnel) -> None:
     assert repr(made.tunnel) == "<Tunnel far end up protocol=3 streams=1>"
     made.tunnel.abort("x")
     assert repr(made.tunnel) == "<Tunnel far end closed protocol=3 streams=0>"
+
+
+def test_a_flood_of_protocol_errors_does_not_flood_the_log(
+    make_tunnel: MakeTunnel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tunnel_module, "strangers", Limited("gt.tunnel"))
+    made = make_tunnel()
+    for _ in range(LIMIT_LINES + 5):
+        made.tunnel.broken("nonsense")
+    assert caplog.text.count("protocol error, closing the tunnel: nonsense") == LIMIT_LINES
+    assert made.closed == ["protocol error: nonsense"]

@@ -18,15 +18,16 @@ from gtapp.config.options import ServerOptions
 from gtapp.config.values import PortRange
 from gtapp.errors import RemoteRefused
 from gtapp.observe.logs import LIMIT_LINES, Limited
+from gtapp.relay import tunnel as tunnel_module
 from gtapp.relay.clock import Clock
 from gtapp.relay.tunnel import Tunnel
 from gtapp.server import admission as admission_module
 from gtapp.server import users as users_module
-from gtapp.server.admission import Admission
+from gtapp.server.admission import MAX_CHANGES, Admission
 from gtapp.server.lockout import Lockout
 from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
-from gtapp.server.users import Users
+from gtapp.server.users import Login, Users
 from gtapp.wire import compat, credentials, frames
 from gtapp.wire.credentials import MIN_ITERATIONS, derive
 from gtapp.wire.handshake import ClientHandshake, ServiceSpec
@@ -291,6 +292,28 @@ def test_the_oldest_opening_makes_room_before_it_has_begun(
     gc.collect()
 
 
+def test_an_opening_that_has_made_room_is_not_published(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its greenlet may run to the end before it is killed; nobody would ever withdraw what it publishes."""
+    monkeypatch.setattr(admission_module, "MAX_OPENINGS", 1)
+    proved = Login.proved
+
+    def crowded(login: Login) -> None:
+        proved(login)
+        door.native()
+
+    monkeypatch.setattr(Login, "proved", crowded)
+    caplog.set_level("INFO")
+    door.log_in().rest()
+    assert "it gives way: too many are being opened" in caplog.text
+    assert "is up" not in caplog.text
+    assert door.tunnels() == []
+    assert door.users._logins == {}
+    host = door.registry.find("http", "a")
+    assert host is None or not host.tunnels
+
+
 # live tunnels of protocol 3
 
 
@@ -333,6 +356,25 @@ def test_new_services_of_a_tunnel_that_ends_with_them(door: Door) -> None:
     turn(5)
     assert door.tunnels() == []
     assert door.registry.clients == 0
+
+
+def test_new_services_in_one_read_have_a_bound(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tunnel_module, "strangers", Limited("gt.tunnel"))
+    client = door.log_in()
+    message(client)
+    for number in range(MAX_CHANGES):
+        ask_for(client, f"a{number}")
+    for number in range(MAX_CHANGES):
+        assert message(client)["services"] == [{"hostPrefix": f"a{number}"}]
+    until(lambda: not door.admission._changes)
+    services = client.frames.control({"type": "services", "services": []})
+    client.send(services * (MAX_CHANGES + 1))
+    until(lambda: not door.tunnels())
+    client.rest()
+    assert "changes its services faster" in caplog.text
+    until(lambda: not door.admission._changes)
 
 
 def test_a_client_that_drains(door: Door) -> None:
@@ -531,6 +573,40 @@ def test_failed_logins_of_all_kinds_count(door: Door) -> None:
     refused(door.log_in(), "locked_out")
 
 
+def test_logins_in_parallel_do_not_get_round_the_lockout(door: Door) -> None:
+    """Whoever has opened before, and shows the right proof after others have failed, is told nothing."""
+    client = door.native()
+    handshake = ClientHandshake("id1", "secret1", "test", "instance", [ServiceSpec("http", "a")])
+    client.send(client.frames.control(handshake.hello()))
+    challenge = message(client)
+    fail(door, 3)
+    client.send(client.frames.control(handshake.auth(challenge)))
+    refused(client, "locked_out")
+    assert door.tunnels() == []
+
+
+@pytest.mark.parametrize("version", [3, 1])
+@pytest.mark.parametrize("secret", ["secret1", "wrong"])
+def test_secrets_in_parallel_do_not_get_round_the_lockout(
+    door: Door, monkeypatch: pytest.MonkeyPatch, version: int, secret: str
+) -> None:
+    """Others have failed while this one was checked: right or wrong, it is told nothing."""
+    check = Login.check
+
+    def slow(login: Login, *asked: Any) -> None:
+        for _ in range(3):
+            door.lockout.failed(HERE)
+        check(login, *asked)
+
+    monkeypatch.setattr(Login, "check", slow)
+    if version == 3:
+        refused(door.log_in(secret=secret, plain=True), "locked_out")
+    else:
+        assert door.compat("id1", secret).rest() == []
+    assert door.tunnels() == []
+    assert door.users._logins == {}
+
+
 def test_what_else_is_refused_does_not_count(door: Door) -> None:
     for _ in range(4):
         refused(door.log_in(prefixes=("a.b",)), "host_not_allowed")
@@ -626,13 +702,14 @@ class API:
         self.open = Event()
         self.open.set()
         self.asked: list[list[str]] = []
+        self.hosts = frozenset({"tart"})
 
     def ask(self, user_id: str, secret: str, prefixes: Any, until: float) -> frozenset[str] | None:
         self.asked.append(list(prefixes))
         self.open.wait()
         if self.down:
             raise RemoteRefused("auth_unavailable", "the server cannot check this secret at the moment")
-        return frozenset({"tart"}) if (user_id, secret) == ("guest", "pie") else None
+        return self.hosts if (user_id, secret) == ("guest", "pie") else None
 
     def close(self) -> None: ...
 
@@ -704,6 +781,39 @@ def test_the_authapi_is_asked_about_new_services(api_door: Door, api: API) -> No
     ask_for(client, "guest")
     assert message(client)["code"] == "auth_unavailable"
     assert api_door.routes("http:tart", "http:guest") == [[0], None]
+
+
+def test_new_services_that_wait_are_answered_in_order(api_door: Door, api: API) -> None:
+    """The last ones win, however long the authAPI took over the first."""
+    client = api_door.log_in("guest", "pie", plain=True, prefixes=(None,))
+    message(client)
+    api.open.clear()
+    for prefix in ("tart", "other", "guest"):
+        ask_for(client, prefix)
+    until(lambda: len(api.asked) == 2)
+    turn(5)
+    assert len(api.asked) == 2, "one after the other"
+    api.open.set()
+    answers = [message(client)["services"][0] for _ in range(3)]
+    assert answers == [{"hostPrefix": "tart"}, {"error": "host_not_allowed"}, {"hostPrefix": "guest"}]
+    assert api_door.routes("http:tart", "http:guest") == [None, [0]]
+
+
+def test_the_authapi_is_asked_about_public_names(make_door: Callable[..., Door], api: API) -> None:
+    door = make_door(auth_api="http://127.0.0.1:1/", host_with_id=True)
+    api.hosts = frozenset({"guest-tart"})
+    client = door.log_in("guest", "pie", plain=True, prefixes=("tart", None))
+    assert message(client)["services"] == [{"hostPrefix": "guest-tart"}, {"hostPrefix": "guest"}]
+    ask_for(client, "TART")
+    assert message(client)["services"] == [{"hostPrefix": "guest-tart"}]
+    old = door.compat("guest", "pie", compat.CompatService("http", "tart"))
+    assert message(old) == compat.Ready()
+    asked = compat.Opening("guest", "pie", (compat.CompatService("tls", "tart"),))
+    old.send(compat.signal(compat.Services(asked)))
+    assert message(old) == compat.ServicesDone()
+    assert api.asked[:2] == [["guest-tart", "guest"], ["guest-tart"]]
+    assert {*map(tuple, api.asked[2:])} <= {("guest-tart",)}
+    assert door.routes("http:guest-tart", "tls:guest-tart", "http:tart") == [[0], [0], None]
 
 
 def test_a_tunnel_that_ends_while_the_authapi_is_asked(api_door: Door, api: API) -> None:

@@ -278,6 +278,17 @@ def test_reload_ends_the_tunnels_of_who_may_not_log_in(
     assert running.log_in().answer["code"] == "invalid_credentials"
 
 
+def test_reload_frees_the_host_prefixes_of_a_removed_user(running: Running) -> None:
+    """At once: it will not come back for them."""
+    other, asked = User(id="id2", secret="secret2"), ServiceSpec("http", "a")
+    running.reload(USER, other)
+    client = running.client(asked)
+    assert running.log_in("secret2", None, asked, id="id2").answer["code"] == "host_conflict"
+    running.reload(other)
+    client.rest()
+    assert running.log_in("secret2", None, asked, id="id2").answer["type"] == "ready"
+
+
 def test_reload_of_limits_leaves_tunnels_alone(running: Running) -> None:
     client = running.client()
     running.reload(replace(USER, speed=10_000_000, connections=1, host_number=1))

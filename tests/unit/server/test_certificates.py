@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import ssl
@@ -242,6 +243,16 @@ def test_a_made_key_that_is_not_ours_is_left_alone(tmp_path: Path, what: str) ->
     with pytest.raises(GTError, match=f"{MADE_KEY}: is not as it was made: remove it"):
         made(tmp_path)
     assert (tmp_path / MADE_KEY).read_bytes() == data
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(GTError, match="no certificate can be made: No space left"):
+        made(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:

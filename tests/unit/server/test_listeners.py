@@ -7,7 +7,9 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import gevent.socket
 import pytest
+from gevent import monkey
 
 from gtapp.config.values import Address
 from gtapp.errors import GTError
@@ -192,3 +194,18 @@ def test_errors_say_what_to_do(listener: Listener) -> None:
     with pytest.raises(GTError, match="cannot listen on no such name"):
         listen(Address("no such name", 80))
     turn()
+
+
+def test_nothing_else_runs_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever checks which ports are free and then opens one must not be interrupted, whatever gevent has patched."""
+    saved = {"getaddrinfo": socket.getaddrinfo}
+    monkeypatch.setitem(monkey.saved, "socket", saved)  # type: ignore[attr-defined]
+    monkeypatch.setattr(socket, "getaddrinfo", gevent.socket.getaddrinfo)
+    listeners._resolve.cache_clear()
+    ran: list[bool] = []
+    other = gevent.spawn(ran.append, True)
+    for _ in range(2):
+        listen(Address("127.0.0.1", 0)).close()
+    assert ran == []
+    assert listeners._resolve.cache_info().misses == 1
+    other.join()

@@ -82,9 +82,19 @@ def test_prefixes_for_the_authapi() -> None:
     assert prefixes([*services, CompatService("tcp")], "Id1") == ["b", "id1", "a"]
 
 
+def test_prefixes_for_the_authapi_with_the_id() -> None:
+    assert prefixes(http("B", None, "id1"), "Id1", with_id=True) == ["id1-b", "id1", "id1"]
+
+
 @pytest.mark.parametrize("name", ["a.b", "-a", "a-", "a b", "é", "x" * 64, "a/b", "*"])
 def test_what_cannot_be_a_host_prefix(desk: Desk, name: str) -> None:
     assert "cannot be a host prefix" in desk.refused(http("ok", name), "host_not_allowed", 1)
+
+
+def test_a_name_that_is_too_long_is_no_matter_for_the_rules(desk: Desk) -> None:
+    """A rule may take for ever over a long one."""
+    text = desk.refused(http("x" * 64), "host_not_allowed", 0, host_regex=("^b$",))
+    assert "cannot be a host prefix" in text
 
 
 def test_an_id_that_cannot_be_a_host_prefix(desk: Desk) -> None:

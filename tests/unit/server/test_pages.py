@@ -105,7 +105,9 @@ class Choked:
 
 def test_a_socket_that_is_full(pair: tuple[Any, Any]) -> None:
     sock, visitor = pair
+    visitor.sendall(b"more")  # a close before this is read would be a reset
     Farewell(Choked(sock), b"the page")  # type: ignore[arg-type]
     assert read_all(visitor) == b""
+    assert sock.fileno() >= 0, "it lingers, and what fills the socket arrives"
     visitor.close()
     until(lambda: sock.fileno() < 0)

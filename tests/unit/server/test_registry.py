@@ -71,6 +71,27 @@ def test_publish_and_withdraw(registry: Registry) -> None:
     assert registry.clients == 0
 
 
+def test_forget_frees_what_a_user_has_published(registry: Registry) -> None:
+    gone, stays, other = tunnel(), tunnel(), tunnel()
+    registry.publish(gone, "id1", [("http", "a", 0), ("tls", "a", 1), ("tcp", "2222", 2)])
+    registry.publish(stays, "id1", [("http", "b", 0)])
+    registry.publish(other, "id2", [("http", "c", 0)])
+    registry.withdraw(gone, "id1")
+    registry.withdraw(other, "id2")
+    woken: list[bool] = []
+    host = registry.find("http", "a")
+    assert host is not None
+    host.waiting[lambda: woken.append(True)] = None
+    registry.forget("id1")
+    assert woken == [True], "who waits for it is told"
+    assert routes(registry, "http:a", "tls:a", "tcp:2222", "http:b", "http:c") == [None] * 3 + [
+        {stays: 0},
+        {},
+    ]
+    registry.publish(tunnel(), "id2", [("http", "a", 0), ("tcp", "2222", 1)])
+    registry.forget("nobody")
+
+
 def test_find_tells_away_from_unknown(registry: Registry, time: Time) -> None:
     one = tunnel()
     registry.publish(one, "id1", [("http", "a", 0)])

@@ -27,9 +27,11 @@ from tests.support.relay import (
     read_all,
     read_exactly,
     reset,
+    tcp_pair,
     turn,
     until,
 )
+from tests.unit.server import scene as scene_module
 from tests.unit.server.scene import MakeTunnel, Scene, fresh_counters, is_closed, is_reset, status
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -458,6 +460,74 @@ def test_without_a_stream_there_is_little_time(scene: TwoHosts) -> None:
     assert scene.router.waiting == 1
     scene.router.tick(FIRST_BYTES_S + 1)
     assert read_all(visitor) == b""
+
+
+class SlowVisitor:
+    """It has a response that is complete but not in the kernel's buffers, and reads nothing unless the test does."""
+
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n%b\r\n" + bytes(60_000)
+
+    def __init__(self, made: TwoHosts, monkeypatch: pytest.MonkeyPatch, close: str) -> None:
+        monkeypatch.setattr(scene_module, "tcp_pair", lambda: tcp_pair(8192))
+        close_line = b"Connection: close\r\n"
+        self.sock = made.visit(get("a", fields=close_line if close == "visitor" else b""))
+        a, _ = made.opened("a")
+        (stream,) = made.a.tunnel.streams.values()
+        sink: Any = stream.sink
+        self.split: request_router.SplitVisitor = sink.sock._owner
+        made.answer("a", a, self.response % (close_line if close == "service" else b""))
+        until(lambda: bool(self.split._out))
+        if close != "visitor":
+            made.end("a", a)
+            until(lambda: not self.split._lanes)
+
+    def read_response(self) -> None:
+        response = self.response % b""  # `Connection: close` of the service is not passed on
+        assert read_exactly(self.sock, len(response)) == response
+
+
+@pytest.mark.parametrize("close", ["service", "idle service"])
+def test_a_slow_visitor_gets_all_of_its_last_response(
+    scene: TwoHosts, monkeypatch: pytest.MonkeyPatch, close: str
+) -> None:
+    visitor = SlowVisitor(scene, monkeypatch, close)
+    scene.router.tick(FIRST_BYTES_S + 1)
+    visitor.read_response()
+    until(lambda: scene.router.waiting == 1)
+    scene.router.tick(FIRST_BYTES_S + 1)
+    assert read_all(visitor.sock) == b""
+
+
+def test_who_takes_something_has_time_for_the_rest(scene: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor = SlowVisitor(scene, monkeypatch, "visitor")
+    timer = visitor.split._timer
+    read_exactly(visitor.sock, 30_000)
+    until(lambda: visitor.split._timer is not timer)
+    assert len(read_all(visitor.sock)) > 30_000
+
+
+@pytest.mark.parametrize("close", ["visitor", "service"])
+def test_who_takes_nothing_is_cut(
+    make_tunnel: MakeTunnel, monkeypatch: pytest.MonkeyPatch, close: str
+) -> None:
+    scene = TwoHosts(make_tunnel, timeout=0.1)
+    visitor = SlowVisitor(scene, monkeypatch, close)
+    until(lambda: visitor.split.closed)
+    with pytest.raises(ConnectionResetError):
+        read_all(visitor.sock)
+    scene.close()
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 2", b""], ids=["length", "end"])
+def test_a_body_that_nobody_waits_for_does_not_come(make_tunnel: MakeTunnel, length: bytes) -> None:
+    scene = TwoHosts(make_tunnel, timeout=0.1)
+    visitor = scene.visit(b"POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 5\r\n\r\nab")
+    a, _ = scene.opened("a")
+    scene.answer("a", a, b"HTTP/1.1 413 No\r\n%b\r\n\r\nok" % (length or b"X: y"))
+    scene.end("a", a)
+    with pytest.raises(ConnectionResetError):
+        read_all(visitor)
+    scene.close()
 
 
 def test_a_stream_that_was_idle_for_too_long(scene: TwoHosts) -> None:
