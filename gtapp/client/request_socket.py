@@ -61,9 +61,7 @@ class RequestSocket:
         self._out: list[bytes | memoryview] = []  # for the service, from one call of `send`
         self._out_bytes = 0
         self._answer = b""  # for the visitor, from us
-        self._ended = (
-            False  # nothing follows that: the visitor gets an EOF, and what it still sends is dropped
-        )
+        self._ended = False  # nothing follows that: the visitor gets an EOF, what it still sends is dropped
         self._broken = False  # or rather a reset
         self._shut = False  # the visitor has sent its EOF
         self._plain = False  # a WebSocket: bytes are bytes
@@ -141,8 +139,8 @@ class RequestSocket:
         known = len(self._head)
         more = bytes(data[: http_head.LIMIT_BYTES - known])
         self._head += more
-        if known and b"\n" not in more and len(self._head) < http_head.LIMIT_BYTES:
-            return len(more)  # a head that dribbles in is not read again for each byte
+        if not http_head.is_worth_a_look(self._head, known):
+            return len(more)
         found = self._requests.head(self._head)
         if found is None:
             return len(more)

@@ -49,6 +49,8 @@ class Socket(Protocol):
 class PlainSocket(_System):
     """A TCP socket whose calls are the system's."""
 
+    __slots__ = ()
+
     def watch(self, events: int) -> Watcher:
         """A watcher of EV_READ or EV_WRITE, not started."""
         return get_hub().loop.io(self.fileno(), events)  # type: ignore[return-value]  # it has `active`

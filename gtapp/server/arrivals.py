@@ -179,8 +179,8 @@ class HTTPArrival(Visitor):
         if router.per_request:
             router.split(self)
             return True
-        if known and b"\n" not in data[known:] and len(data) < http_head.LIMIT_BYTES:
-            return False  # a head that dribbles in is not read again for each byte
+        if not http_head.is_worth_a_look(data, known):
+            return False
         try:
             head = http_head.parse(data, router.mux_header)
         except http_head.BadHead as error:

@@ -28,11 +28,17 @@ def page(status: int, text: str) -> bytes:
     """A complete HTTP response that says `text`. `status` is a code of http.HTTPStatus."""
     title = f"{status} {HTTPStatus(status).phrase}"
     body = _PAGE.format(title=title, text=html.escape(text)).encode()
+    return http_response(status, "text/html; charset=utf-8", body)
+
+
+def http_response(status: int, kind: str, body: bytes, added: str = "", has_body: bool = True) -> bytes:
+    """A complete HTTP response after which the connection closes; `kind` is the body's media type, `added` are header
+    lines. Without body it answers a HEAD."""
     head = (
-        f"HTTP/1.1 {title}\r\nServer: GT\r\nContent-Type: text/html; charset=utf-8\r\n"
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nServer: GT\r\nContent-Type: {kind}\r\n{added}"
         f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
     )
-    return head.encode() + body
+    return head.encode() + (body if has_body else b"")
 
 
 def refuse(sock: Socket, status: int, text: str) -> None:

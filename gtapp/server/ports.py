@@ -18,9 +18,7 @@ from gtapp.server.registry import Registry
 
 log = logging.getLogger("gt.server")
 
-KEEP_S = (
-    60.0  # how long a port stays its client's while that is away; visitors wait a moment, then are closed
-)
+KEEP_S = 60.0  # how long a port stays its client's while that is away; visitors wait a moment there
 TRIES = 1000  # ports tried for a service that takes any
 MAX_REMEMBERED = 10_000  # ports that services had, to be given to them again
 

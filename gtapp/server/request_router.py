@@ -14,7 +14,7 @@ from gevent import get_hub
 
 from gtapp.observe.metrics import counters
 from gtapp.relay.sockets import EV_READ, EV_WRITE, Socket, Watcher, reset_on_close, send_some
-from gtapp.server.arrivals import Visitor
+from gtapp.server.arrivals import HTTPArrival
 from gtapp.server.lanes import Lane
 from gtapp.server.pages import Farewell, refuse
 from gtapp.wire import http_head
@@ -43,18 +43,13 @@ def split(router: "Router", sock: Socket, peer: str, data: bytes, flags: int) ->
     SplitVisitor(router, sock, peer, data, flags).start()
 
 
-class LaneArrival(Visitor):
-    """A lane that wants to its host; `data` is the head of the first request."""
+class LaneArrival(HTTPArrival):
+    """A lane that wants to its host; `data` is the head of the first request, which has been read."""
 
     __slots__ = ()
 
-    kind = "http"
-
     def start(self) -> None:
         self.route(self._name)
-
-    def refuse(self, status: int, text: str) -> None:
-        refuse(self.let_go(), status, text)
 
 
 class SplitVisitor:
@@ -183,8 +178,8 @@ class SplitVisitor:
         """Begin the next request; False when its head is not complete."""
         data, known = self._unread, self._looked_at
         self._looked_at = len(data)
-        if known and b"\n" not in data[known:] and len(data) < http_head.LIMIT_BYTES:
-            return False  # a head that dribbles in is not read again for each byte
+        if not http_head.is_worth_a_look(data, known):
+            return False
         found = self._requests.head(data)
         if found is None:
             return False

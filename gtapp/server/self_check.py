@@ -223,19 +223,23 @@ def _read_to_end(sock: Socket) -> bytes:
     data = b""
     buffer = memoryview(bytearray(HEAD_BYTES))
     while len(data) < HEAD_BYTES:
-        try:
-            count = sock.recv_into(buffer)
-        except (BlockingIOError, InterruptedError):
-            wait_readable(sock)
-            continue
+        count = receive(sock, buffer)
         if not count:
             break
         data += buffer[:count]
     return data
 
 
-def wait_readable(sock: Socket) -> None:
-    """Make this greenlet wait until `sock` has something to read."""
+def receive(sock: Socket, buffer: memoryview) -> int:
+    """`recv_into` for a greenlet, which waits until there is something."""
+    while True:
+        try:
+            return sock.recv_into(buffer)
+        except (BlockingIOError, InterruptedError):
+            _wait_readable(sock)
+
+
+def _wait_readable(sock: Socket) -> None:
     ready = Event()
     watcher = sock.watch(EV_READ)
     watcher.start(ready.set)

@@ -20,8 +20,8 @@ from gtapp.relay.sockets import PlainSocket, Socket
 from gtapp.relay.tls import Handshakes
 from gtapp.server.certificates import Certificate
 from gtapp.server.listeners import Listener, listen
-from gtapp.server.pages import Farewell
-from gtapp.server.self_check import CheckFailed, SelfCheck, wait_readable
+from gtapp.server.pages import Farewell, http_response
+from gtapp.server.self_check import CheckFailed, SelfCheck, receive
 from gtapp.wire import http_head
 
 log = logging.getLogger("gt.status")
@@ -31,13 +31,6 @@ GOOD_S = 15.0  # how long a good result is good
 BAD_S = 2.0  # and a bad one: whoever waits for the path to come back is told soon
 REQUEST_S = 5.0  # for a TLS handshake and a request's head
 MAX_CALLERS = 100  # connections at a time; beyond that the oldest makes room
-
-_PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
-_PHRASES |= {
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-    505: "HTTP Version Not Supported",
-}
 
 Result = tuple[int, dict[str, str]]
 
@@ -171,11 +164,7 @@ def _read_head(sock: Socket) -> http_head.Head:
     data = b""
     buffer = memoryview(bytearray(http_head.LIMIT_BYTES))
     while True:
-        try:
-            count = sock.recv_into(buffer)
-        except (BlockingIOError, InterruptedError):
-            wait_readable(sock)
-            continue
+        count = receive(sock, buffer)
         if not count:
             raise ConnectionResetError("closed before its request was complete")
         data += buffer[:count]
@@ -185,9 +174,4 @@ def _read_head(sock: Socket) -> http_head.Head:
 
 
 def _response(status: int, result: dict[str, Any], more: str = "", body: bool = True) -> bytes:
-    text = json.dumps(result).encode()
-    head = (
-        f"HTTP/1.1 {status} {_PHRASES[status]}\r\nServer: GT\r\nContent-Type: application/json\r\n{more}"
-        f"Content-Length: {len(text)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + (text if body else b"")
+    return http_response(status, "application/json", json.dumps(result).encode(), more, has_body=body)

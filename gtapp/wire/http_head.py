@@ -54,6 +54,12 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _HOST = re.compile(rb"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._~-]{0,255}?)\.?)(?::[0-9]{0,5})?")
 
 
+def is_worth_a_look(data: bytes, known: int) -> bool:
+    """Whether `parse` may say more of `data` than of its first `known` bytes, where it said None: a head that
+    dribbles in is not to be read again for each byte."""
+    return not known or b"\n" in data[known:] or len(data) >= LIMIT_BYTES
+
+
 def parse(data: bytes, mux_header: str = "Host") -> Head | None:
     """Return the head at the start of `data`, everything read so far; None when it is not complete.
 

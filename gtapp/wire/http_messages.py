@@ -13,9 +13,7 @@ Parser = httptools.HttpRequestParser | httptools.HttpResponseParser
 P = TypeVar("P", httptools.HttpRequestParser, httptools.HttpResponseParser)
 
 END = b"\r\n\r\n"
-OVERHEAD_BYTES = (
-    16384  # of chunk sizes, their extensions and trailers between two bytes of a body: all dropped
-)
+OVERHEAD_BYTES = 16384  # of chunk sizes, extensions and trailers between two bytes of a body: all dropped
 
 
 class MessageReader:
