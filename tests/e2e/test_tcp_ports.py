@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import struct
 import time
+from typing import Any
 
 import pytest
 
@@ -172,7 +173,7 @@ def test_the_answer_of_protocol_3(world: World) -> None:
     """`ready` says which port, `error` of which service there is none."""
     port, other = world.port(), world.port()
     server, secrets = serve(world, port)
-    services = [
+    services: list[dict[str, Any]] = [
         {"kind": "http", "hostPrefix": "web", "port": 0, "random": False},
         {"kind": "tcp", "hostPrefix": None, "port": port.number, "random": False},
     ]

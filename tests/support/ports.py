@@ -11,16 +11,15 @@ Address = tuple[str, int]
 class Port:
     """A port number held by a socket that is bound and never listens.
 
-    A process that sets SO_REUSEADDR may bind and listen on it, again and again; connecting to it while nobody
-    listens is refused; and the kernel gives it to nobody else, not even as the near end of a connection.
+    A process that sets SO_REUSEADDR may bind and listen on it, again and again, on `host` or on every address of
+    the machine; connecting to it while nobody listens is refused; and the kernel gives it to nobody else, not even as
+    the near end of a connection from another address of the machine.
     """
 
     def __init__(self, host: str = "127.0.0.1") -> None:
-        self._holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._holder.bind((host, 0))
-        self.address: Address = self._holder.getsockname()
-        self.number = self.address[1]
+        self._holder = _hold_everywhere()
+        self.number: int = self._holder.getsockname()[1]
+        self.address: Address = (host, self.number)
 
     def __str__(self) -> str:
         return f"{self.address[0]}:{self.number}"
@@ -41,3 +40,15 @@ class Port:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _hold_everywhere() -> socket.socket:
+    """A socket bound to a free port of all addresses, IPv6 and IPv4. On one address alone it would not keep a
+    connection from 127.0.0.2, say, from having the same port, and a server for all addresses would be refused it."""
+    dual = socket.has_dualstack_ipv6()
+    holder = socket.socket(socket.AF_INET6 if dual else socket.AF_INET, socket.SOCK_STREAM)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if dual:
+        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    holder.bind(("", 0))
+    return holder
