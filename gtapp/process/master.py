@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-from gevent import get_hub, subprocess
+from gevent import get_hub
 from gevent.event import AsyncResult
 from gevent.lock import BoundedSemaphore
 
@@ -33,7 +33,6 @@ from gtapp.process.unit import Prepared, Unit
 log = logging.getLogger("gt.process")
 
 GRACE_S = 10.0  # how long running connections may take to end after SIGTERM
-PREFLIGHT_S = 30.0  # for new code to show that it can be loaded
 SENT_S = 2.0  # for what is on its way to the workers, before the master is replaced
 HANDLED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
@@ -292,13 +291,13 @@ class Master:
                 problems.append(f"{unit.name}: stays as it was: {error}")
         for unit, prepared in added:
             self._units[_key(unit.source)] = unit
-            try:
-                unit.start(prepared)
-                tell(f"{unit.name}: started")
-            except GTError as error:
-                self._units.pop(_key(unit.source), None)
+            problem = unit.start(prepared)
+            if problem:
+                del self._units[_key(unit.source)]
                 unit.close()
-                problems.append(f"{unit.name}: not started: {error}")
+                problems.append(f"{unit.name}: not started: {problem}")
+            else:
+                tell(f"{unit.name}: started")
         for unit in removed:
             del self._units[_key(unit.source)]
             self._ending.append(unit)
@@ -364,22 +363,13 @@ class Master:
         """Replace the program of this process by the one that is installed now; it then restarts the workers."""
         del request
         self._check_goes_on()
-        self._check_new_code()
+        try:
+            spawn.preflight()
+        except GTError as error:
+            raise GTError(f"not replaced: {error}") from error
         tell("replacing the master in place")
         gevent.spawn_later(0.05, self._replace)  # when whoever asked has the answer
         return {"text": "the master is being replaced; the workers follow"}
-
-    def _check_new_code(self) -> None:
-        """Raises GTError when it can't even be loaded."""
-        try:
-            tried = subprocess.run(
-                spawn.command("preflight"), capture_output=True, timeout=PREFLIGHT_S, stdin=subprocess.DEVNULL
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise GTError(f"not replaced, the program cannot be started: {error}") from error
-        if tried.returncode:
-            last = tried.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            raise GTError(f"not replaced, the program that is installed now does not work: {last}")
 
     def _replace(self) -> None:
         with self._one_at_a_time:

@@ -17,7 +17,12 @@ STATE_VARIABLE = (
     "GTMASTER_STATE"  # names the descriptor in which a master that is replaced in place finds its state
 )
 REAP_S = 2.0  # for a process that has closed its channel to be gone
+POLL_S = 0.01
+EXITED = "ended with exit code 0"
+PREFLIGHT_S = 30.0  # for new code to show that it can be loaded
+# The system's own: with gevent's, libev takes the exit codes of all children, also of those it knows nothing of.
 _wait = monkey.get_original("os", "waitpid")
+_spawn = monkey.get_original("os", "posix_spawn")
 
 
 def command(*words: str) -> list[str]:
@@ -34,22 +39,40 @@ def spawn(end: socket.socket, *words: str) -> int:
     try:
         os.set_inheritable(fd, True)
         # All else that is open here is closed there: descriptors of Python's are not inherited.
-        return os.posix_spawn(
+        pid: int = _spawn(
             sys.executable,
             command(*words, str(fd)),
             os.environ,
             setsigmask=(),
             setsigdef=(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
         )
+        return pid
     except OSError as error:
         raise GTError(f"cannot start a process: {error.strerror}") from error
     finally:
         os.close(fd)
 
 
-def reap(pid: int) -> str:
-    """How a process that is about to end has ended; one that does not is killed. Waits up to REAP_S."""
-    left = REAP_S
+def preflight() -> None:
+    """See whether the program that is installed now can be loaded. Raises GTError that says why not."""
+    output = os.memfd_create("gt-preflight")
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
+        pid = _spawn(sys.executable, command("preflight"), os.environ, file_actions=actions)
+        how = reap(pid, PREFLIGHT_S)
+        if how == EXITED:
+            return
+        last = os.pread(output, 65536, 0).decode("utf-8", "replace").strip().rpartition("\n")[2]
+    except OSError as error:
+        how, last = "cannot be started", error.strerror or ""
+    finally:
+        os.close(output)
+    raise GTError(f"the program that is installed now does not work, it {how}: {last}")
+
+
+def reap(pid: int, seconds: float = REAP_S) -> str:
+    """How a process has ended that is about to end; one that does not within `seconds` is killed. Waits."""
+    left = seconds
     while True:
         try:
             done, status = _wait(pid, os.WNOHANG)
@@ -59,9 +82,9 @@ def reap(pid: int) -> str:
             break
         if left <= 0:
             kill(pid)
-            left = REAP_S
-        gevent.sleep(0.01)
-        left -= 0.01
+            left = seconds
+        gevent.sleep(POLL_S)
+        left -= POLL_S
     code = os.waitstatus_to_exitcode(status)
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 

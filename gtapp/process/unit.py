@@ -111,15 +111,14 @@ class Unit:
             if self._sockets.get(key) is not sock:
                 sock.close()
 
-    def start(self, prepared: Prepared) -> None:
-        """Run it. Raises GTError when it can't."""
+    def start(self, prepared: Prepared) -> str:
+        """Run it; "", or why it can't."""
         self._take(prepared)
         for key, sock in self._sockets.items():
             log.info("listening on %s (%s)", show_address(sock.getsockname()), _WHAT[key])
         problem = self._begin()
-        if problem:
-            raise GTError(problem)
-        self._serves = True
+        self._serves = not problem
+        return problem
 
     def stop(self, seconds: float) -> None:
         """End all workers, with so much time for what they relay. `over` is called then."""

@@ -5,8 +5,10 @@ Who was first in a race of milliseconds is not asked: the lower number wins, and
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
+
+from gevent.event import Event
 
 from gtapp.relay.channel import Channel, Message, Undelivered, close_all
 
@@ -28,21 +30,30 @@ class Siblings:
         self._early: dict[int, Channel] = {}  # they have come before `start`
         self._started = False
         self._leaving = False
+        self._met: set[int] = set()  # they have told all they have
+        self._all_met = Event()
         self._parted: set[int] = set()  # they know that this one leaves
         self._handlers: dict[str, list[Handler]] = defaultdict(list)
+        self.on("met", lambda sibling, _: self._has_met(sibling))
         self.on("retiring", lambda sibling, _: self.retiring.add(sibling))
         self.on("leaving", lambda sibling, _: self.tell_one(sibling, "parted"))
         self.on("parted", lambda sibling, _: self._parted.add(sibling))
 
     @property
-    def numbers(self) -> Collection[int]:
+    def numbers(self) -> Set[int]:
         return self._channels.keys()
 
     def start(self) -> None:
+        """Tell and hear from now on."""
         self._started = True
         early, self._early = self._early, {}
         for number, channel in early.items():
             self.add(number, channel)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until all that are there have told what they have, in a greenlet and at most so long."""
+        self._has_met()
+        self._all_met.wait(seconds)
 
     def add(self, number: int, channel: Channel) -> None:
         """There is a new one."""
@@ -56,6 +67,7 @@ class Siblings:
             self.tell_one(number, "retiring")
         for each in self.joined:
             each(number)
+        self.tell_one(number, "met")
         if self._leaving:
             self.tell_one(number, "leaving")
         channel.start()
@@ -115,9 +127,15 @@ class Siblings:
         for handler in handlers:
             handler(number, message)
 
+    def _has_met(self, *siblings: int) -> None:
+        self._met.update(siblings)
+        if self._met >= self._channels.keys():
+            self._all_met.set()
+
     def _left(self, number: int) -> None:
         del self._channels[number]
         self.retiring.discard(number)
         self._parted.discard(number)
         for each in self.left:
             each(number)
+        self._has_met()

@@ -104,7 +104,12 @@ def test_a_worker_is_run(ran):
 
 
 def test_signal_and_status_when_nothing_runs(tmp_path):
-    for words in (["-s", "reload"], ["-s=stop", "-c", "x.yml"], ["status"], ["-c", "x.yml", "status", "--json"]):
+    for words in (
+        ["-s", "reload"],
+        ["-s=stop", "-c", "x.yml"],
+        ["status"],
+        ["-c", "x.yml", "status", "--json"],
+    ):
         with pytest.raises(GTError, match="no GT runs"):
             cli.run(words, {"GT_RUNTIME_DIR": str(tmp_path)})
     done = gt("-s", "restart", GT_RUNTIME_DIR=str(tmp_path))

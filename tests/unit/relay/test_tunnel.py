@@ -282,6 +282,39 @@ def test_drained_by_the_other_end(make_tunnel: MakeTunnel) -> None:
     assert made.far.rest() == [], "it knows that nothing comes here any more"
 
 
+def test_calling_over(make_tunnel: MakeTunnel) -> None:
+    """The tunnel goes on; what is drained has been told enough."""
+    made = make_tunnel().up()
+    made.tunnel.call_over()
+    assert made.far.next() == (CONTROL, 0, {"type": "reconnect"})
+    made.open()
+    made.tunnel.drain()
+    made.tunnel.call_over()
+    assert made.far.next() == (CONTROL, 0, {"type": "drain"})
+    made.tunnel.abort("enough")
+    made.tunnel.call_over()
+    assert made.far.rest() == []
+
+
+def test_calling_over_in_protocol_1(make_tunnel: MakeTunnel) -> None:
+    made = make_tunnel(version=1).up()
+    made.tunnel.call_over()
+    assert made.far.next() == (CONTROL, 0, compat.Reconnect())
+    assert made.far.next()[0] == CLOSED, "of a task that does not exist: see wire.compat"
+    made.open()
+
+
+def test_states(make_tunnel: MakeTunnel) -> None:
+    tunnel = make_tunnel().up().tunnel
+    assert tunnel.state == "up"
+    tunnel.suspect = True
+    assert tunnel.state == "suspect"
+    tunnel.draining = True
+    assert tunnel.state == "draining"
+    tunnel.abort("enough")
+    assert tunnel.state == "closed"
+
+
 # the end
 
 

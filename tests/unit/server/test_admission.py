@@ -22,9 +22,11 @@ from gtapp.relay import tunnel as tunnel_module
 from gtapp.relay.clock import Clock
 from gtapp.relay.tunnel import Tunnel
 from gtapp.server import admission as admission_module
+from gtapp.server import headcount
 from gtapp.server import users as users_module
 from gtapp.server.admission import MAX_CHANGES, Admission
 from gtapp.server.lockout import Lockout
+from gtapp.server.port_office import PortOffice
 from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
 from gtapp.server.users import Login, Users
@@ -46,7 +48,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission_module, "strangers", Limited("gt.server"))
     monkeypatch.setattr(credentials, "DEFAULT_ITERATIONS", MIN_ITERATIONS)
     monkeypatch.setattr(credentials, "derive", lambda secret, salt, n=MIN_ITERATIONS: derive(secret, salt, n))
-    monkeypatch.setattr(admission_module, "PROBE_S", 0.05)
+    monkeypatch.setattr(headcount, "PROBE_S", 0.05)
 
 
 class Door:
@@ -59,7 +61,10 @@ class Door:
         self.clock.start()
         self.users = Users({user.id: user for user in users or USERS}, options, own=OWN)
         self.lockout = Lockout(options.reconnect_times, options.reconnect_duration)
-        self.ports = Ports("127.0.0.1", self.registry, lambda port, sock, peer: sock.close())
+        self.office = PortOffice()
+        self.ports = Ports(
+            "127.0.0.1", self.registry, lambda port, sock, peer: sock.close(), self.office.opener(1)
+        )
         self.admission = Admission(options, self.users, self.lockout, self.registry, self.ports, self.clock)
         self.clients: list[FarEnd] = []
 
@@ -118,6 +123,7 @@ class Door:
         until(lambda: not self.admission._openings)
         self.clock.stop()
         self.ports.stop()
+        self.office.close()
         self.users.stop()
 
 
@@ -842,7 +848,7 @@ def test_every_login_ends(make_door: Callable[..., Door], api: API) -> None:
         client.rest() if client.ended else client.close()
     until(lambda: not door.tunnels() and not door.admission._openings)
     assert door.users._logins == {}
-    assert door.users._guests == {}
+    assert door.users._guests.here == {}
 
 
 # the end of the server
