@@ -176,13 +176,13 @@ def wait_for_configuration(place: Path) -> bool:
     return False
 
 
-def state(place: Path) -> list[tuple[str, int, int, int]]:
-    """What shows whether a file has been changed."""
+def state(place: Path) -> list[tuple[str, int, int]]:
+    """What shows whether a file has been changed, or who may read it."""
 
-    def each() -> Iterator[tuple[str, int, int, int]]:
+    def each() -> Iterator[tuple[str, int, int]]:
         for path in configurations(place):
             found = path.stat()
-            yield str(path), found.st_ino, found.st_mtime_ns, found.st_size
+            yield str(path), found.st_ino, found.st_ctime_ns
 
     try:
         return list(each())

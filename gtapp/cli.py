@@ -67,8 +67,11 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
             raise ConfigError(f"-s: {quoted(rest[0])} is not an option here, -c is")
         return _signal(settings["signal"], path, environ)
     if command == "status":
-        more, rest = _leading(rest[1:])
-        return _status((settings | more).get("config"), rest, environ)
+        as_json = "--json" in rest
+        more, rest = _leading([word for word in rest[1:] if word != "--json"])
+        if rest:
+            raise ConfigError(f"status: {quoted(rest[0])} is not an option here, -c and --json are")
+        return _status((settings | more).get("config"), as_json, environ)
     if command in OPTIONS:
         return _run_role(command, path, rest[1:], environ)
     if command == "check":
@@ -162,14 +165,12 @@ def _signal(name: str, path: str | None, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _status(path: str | None, rest: Sequence[str], environ: Mapping[str, str]) -> int:
+def _status(path: str | None, as_json: bool, environ: Mapping[str, str]) -> int:
     """Say what a running GT does."""
-    if rest not in ([], ["--json"]):
-        raise ConfigError(f"status: {quoted(rest[0])} is not an option here, -c and --json are")
     from gtapp.process import control, status_text
 
     answer = control.master_of(environ, path).ask("status")
-    print(status_text.as_json(answer) if rest else status_text.as_text(answer))
+    print(status_text.as_json(answer) if as_json else status_text.as_text(answer))
     return 0
 
 

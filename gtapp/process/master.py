@@ -107,12 +107,21 @@ class Master:
             for unit, loaded in prepared:
                 started.append((unit, unit.prepare(loaded.source)))
             self._listen_to_signals()
-            gevent.joinall([gevent.spawn(unit.start, ready) for unit, ready in started], raise_error=True)
         except GTError as error:
             log.error("%s", error)
             self._abandon()
             return 2
-        return self._run()
+        ticking = gevent.spawn(self._tick)
+        starting = [gevent.spawn(unit.start, ready) for unit, ready in started]
+        gevent.joinall(starting)
+        problems = {each.value for each in starting if each.value}
+        if problems:
+            ticking.kill()
+            if not self._stopping:
+                log.error("%s", "; ".join(sorted(problems)))
+            self._abandon()
+            return 0 if self._stopping else 2
+        return self._run(ticking)
 
     def go_on(self, state: dict[str, Any]) -> int:
         """Go on with what the process had before; the exit code."""
@@ -125,7 +134,7 @@ class Master:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         log.info("replaced in place: GT %s runs as process %d", __version__, os.getpid())
         gevent.spawn(self._in_turn, self._restart, log.info)
-        return self._run()
+        return self._run(gevent.spawn(self._tick))
 
     def _load_all(self, sources: list[Source]) -> list[tuple[Unit, Prepared]]:
         """Raises ConfigError with the problems of all."""
@@ -154,13 +163,12 @@ class Master:
         else:
             logs.setup("info", "text", None, 0, 1, "master")
 
-    def _run(self) -> int:
+    def _run(self, ticking: "gevent.Greenlet[[], None]") -> int:
         get_hub().print_exception = logs.unhandled  # type: ignore[method-assign, assignment]
         try:
             self._control = control.Server(self._environ, self._commanded)
         except GTError as error:
             log.warning("%s; gt.py -s and gt.py status can't reach this process, signals can", error)
-        ticking = gevent.spawn(self._tick)
         code: int = self._ended.get()
         ticking.kill()
         if self._control is not None:
@@ -381,12 +389,11 @@ class Master:
                 waited += 0.01
             # From here on nothing else runs in this process.
             signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-            fd = self._state()
-            environ = {**os.environ, spawn.STATE_VARIABLE: str(fd)}
             try:
+                environ = {**os.environ, spawn.STATE_VARIABLE: str(self._state())}
                 os.execve(sys.executable, sys.orig_argv, environ)
-            except OSError as error:
-                log.critical("cannot be replaced in place, and ends: %s", error.strerror)
+            except BaseException:
+                log.critical("cannot be replaced in place, and ends", exc_info=True)
                 os._exit(1)
 
     def _state(self) -> int:

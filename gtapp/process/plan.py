@@ -237,8 +237,10 @@ def _tick(state: State) -> tuple[State, list[Action]]:
         if worker.limit and worker.age > worker.limit:
             seconds = worker.limit * TICK_S
             actions.append(Kill(worker.number, f"was {worker.phase.value} for more than {seconds:.0f} s"))
+            state = _with(state, replace(worker, age=0))
         elif worker.phase is not Phase.STARTING and worker.silent > HANG_TICKS:
             actions.append(Kill(worker.number, f"has not been heard of for {HANG_TICKS * TICK_S:.0f} s"))
+            state = _with(state, replace(worker, silent=0))
     state = replace(state, missing={share: max(0, left - 1) for share, left in state.missing.items()})
     if state.before is None and not state.stopping:
         state, more = _fill(state)

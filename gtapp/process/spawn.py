@@ -11,6 +11,7 @@ import gevent
 from gevent import monkey
 
 from gtapp.errors import GTError
+from gtapp.relay.channel import close_all
 
 GT = Path(__file__).resolve().parents[2] / "gt.py"
 STATE_VARIABLE = (
@@ -18,6 +19,8 @@ STATE_VARIABLE = (
 )
 REAP_S = 2.0  # for a process that has closed its channel to be gone
 POLL_S = 0.01
+# A terminal sends some of them to all processes; the master says what to do. Blocked from their first moment.
+NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 EXITED = "ended with exit code 0"
 PREFLIGHT_S = 30.0  # for new code to show that it can be loaded
 # The system's own: with gevent's, libev takes the exit codes of all children, also of those it knows nothing of.
@@ -43,14 +46,14 @@ def spawn(end: socket.socket, *words: str) -> int:
             sys.executable,
             command(*words, str(fd)),
             os.environ,
-            setsigmask=(),
-            setsigdef=(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
+            setsigmask=NOT_FOR_WORKERS,
+            setsigdef=NOT_FOR_WORKERS,
         )
         return pid
     except OSError as error:
         raise GTError(f"cannot start a process: {error.strerror}") from error
     finally:
-        os.close(fd)
+        close_all([fd])  # at once: the next process must not inherit it
 
 
 def preflight() -> None:
@@ -66,7 +69,7 @@ def preflight() -> None:
     except OSError as error:
         how, last = "cannot be started", error.strerror or ""
     finally:
-        os.close(output)
+        close_all([output])
     raise GTError(f"the program that is installed now does not work, it {how}: {last}")
 
 

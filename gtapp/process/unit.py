@@ -81,8 +81,8 @@ class Unit:
 
     @property
     def busy(self) -> bool:
-        """Something is still on its way to a worker."""
-        return any(each.channel.queued for each in self._running.values())
+        """Something is still on its way to a worker, or one is just ending."""
+        return any(each.channel.queued or each.channel.closed for each in self._running.values())
 
     @property
     def pids(self) -> list[int]:

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import gevent
 import greenlet
@@ -53,12 +53,13 @@ class App(Protocol):
     def status(self) -> dict[str, Any]: ...
 
 
-def run(fd: int) -> int:
-    """Be the worker that its master reaches through this descriptor; the exit code."""
+def run(fd: int) -> NoReturn:
+    """Be the worker that its master reaches through this descriptor. Ends the process."""
     get_hub().print_exception = logs.unhandled  # type: ignore[method-assign, assignment]
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all: the master says what to do
-    return Worker(Channel(socket.socket(fileno=fd))).run()
+    code = Worker(Channel(socket.socket(fileno=fd))).run()
+    logging.shutdown()
+    # Not by way of the interpreter's end: a thread that still derives a key would hold that up.
+    os._exit(code)
 
 
 class Worker:
@@ -71,6 +72,7 @@ class Worker:
         self._siblings = Siblings()
         self._app: App | None = None
         self._config: Config | None = None
+        self._sockets: dict[str, PlainSocket] = {}
 
     def run(self) -> int:
         """Work until the end; the exit code."""
@@ -84,6 +86,8 @@ class Worker:
         try:
             return self._work(self._started.value)
         except GTError as error:
+            for sock in self._sockets.values():
+                sock.close()
             self._master.send("failed", {"reason": str(error)})
             while self._master.queued and not self._master.closed:
                 gevent.sleep(0.01)
@@ -118,8 +122,9 @@ class Worker:
         from gtapp.server.port_office import PortClerk
 
         self._siblings.number = number
+        self._sockets = _sockets(start)
         key = base64.b64decode(start.values["key"])
-        return ServerApp(config, Shared(_sockets(start), self._siblings, PortClerk(self._master), key))
+        return ServerApp(config, Shared(self._sockets, self._siblings, PortClerk(self._master), key))
 
     def _alive(self) -> None:
         while True:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import gevent
-from gevent import get_hub
+from gevent import get_hub, monkey
 from gevent.event import AsyncResult
 
 from gtapp.errors import GTError
@@ -31,6 +31,7 @@ INLINE_BYTES = (
 )  # larger messages go through a file in memory: packets have to fit into the send buffer
 AT_ONCE = 64  # messages per callback: a burst must not hold the hub
 AGAIN_S = 0.01  # when the kernel has too many descriptors on their way
+_system_close = monkey.get_original("os", "close")  # gevent's does it some time later
 _HEADER = struct.Struct("!BII")  # flags, size of the JSON, number of the call or of the one that is answered
 _IN_FILE, _ANSWER = 1, 2
 _buffer = bytearray(_HEADER.size + INLINE_BYTES)
@@ -270,7 +271,7 @@ class Channel:
         self.on_closed()
         for packet in packets:
             if packet.in_file:
-                os.close(packet.fds[0])
+                _system_close(packet.fds[0])
             packet.undelivered(packet.fds[1:] if packet.in_file else packet.fds)
 
 
@@ -287,7 +288,7 @@ def close_all(fds: Sequence[int]) -> None:
     """Close descriptors that nobody wants."""
     for fd in fds:
         with contextlib.suppress(OSError):
-            os.close(fd)
+            _system_close(fd)
 
 
 def _in_memory(data: bytes) -> int:
@@ -303,4 +304,4 @@ def _from_memory(fd: int) -> bytes:
         with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as mapped:
             return mapped[:]
     finally:
-        os.close(fd)
+        _system_close(fd)

@@ -11,7 +11,7 @@ from gevent.event import Event
 
 from gtapp.config.load import ServerConfig
 from gtapp.config.options import ServerOptions
-from gtapp.errors import ConfigError
+from gtapp.errors import ConfigError, GTError
 from gtapp.observe import metrics
 from gtapp.relay import tunnel
 from gtapp.relay.clock import Clock
@@ -129,6 +129,15 @@ class ServerApp:
     def reload(self, config: ServerConfig, sockets: Mapping[str, PlainSocket]) -> None:
         """Take over what may change while tunnels run: users, their limits, the rules for who comes next, and where to
         listen: `sockets` are used up, and may be other descriptors of those that there are. Raises GTError."""
+        try:
+            if "tlsAddr" in sockets and self._certificate is None:
+                self._certificate = _certificate(config)
+            if "apiAddr" in sockets and self._status is None:
+                self._status = _status_api(config, self._handshakes, self._shared)
+        except GTError:
+            for sock in sockets.values():
+                sock.close()
+            raise
         options = self._options = self._admission.options = config.options
         self._router.set_options(options, self._idle(options))
         self._lockout.set(options.reconnect_times, options.reconnect_duration)
@@ -144,11 +153,7 @@ class ServerApp:
             for sock in sockets.values():
                 sock.close()
             return
-        if "tlsAddr" in sockets and self._certificate is None:
-            self._certificate = _certificate(config)
-        if self._status is None:
-            self._status = _status_api(config, self._handshakes, self._shared)
-        else:
+        if self._status is not None:
             self._status.set_options(options)
         self._listen(sockets)
 

@@ -97,7 +97,8 @@ class Listener:
         self._reader.stop()
         if self._timer is not None:
             self._timer.stop()
-        os.close(give_away(self._sock))
+        if self._sock.fileno() >= 0:
+            os.close(give_away(self._sock))
 
     def take_over(self, sock: PlainSocket) -> bool:
         """Whether `sock` is the socket that it listens on; another descriptor of that is closed."""

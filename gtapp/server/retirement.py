@@ -34,8 +34,8 @@ class Retirement:
 
     def start(self) -> None:
         self._siblings.retire()
-        self._timer.start(self._look)
-        self._look()
+        self._call_over()
+        self._timer.start(self._look)  # not before others have said that they retire, too
 
     def stop(self) -> None:
         self._timer.stop()
@@ -57,16 +57,21 @@ class Retirement:
 
     def _look(self) -> None:
         now = monotonic()
-        tunnels = [each for each in self._registry.tunnels() if not each.draining]
-        for tunnel in tunnels:
-            if tunnel not in self._called:
-                tunnel.call_over()
-        self._called = {tunnel: self._called.get(tunnel, now) for tunnel in tunnels}
-        for tunnel, called in self._called.items():
+        for tunnel, called in self._call_over().items():
             if now - called > CALLED_S or self._is_served_elsewhere(tunnel):
                 tunnel.drain()
         if not self._is_busy:
             self._siblings.leave()
+
+    def _call_over(self) -> dict[Tunnel, float]:
+        """All tunnels that do not drain yet, and when they were called."""
+        tunnels = [each for each in self._registry.tunnels() if not each.draining]
+        for tunnel in tunnels:
+            if tunnel not in self._called:
+                tunnel.call_over()
+        now = monotonic()
+        self._called = {tunnel: self._called.get(tunnel, now) for tunnel in tunnels}
+        return self._called
 
     def _is_served_elsewhere(self, tunnel: Tunnel) -> bool:
         """By one sibling: there the client has a tunnel."""

@@ -52,6 +52,7 @@ class Siblings:
 
     def wait(self, seconds: float) -> None:
         """Wait until all that are there have told what they have, in a greenlet and at most so long."""
+        self._all_met.clear()
         self._has_met()
         self._all_met.wait(seconds)
 

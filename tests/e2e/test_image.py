@@ -21,7 +21,7 @@ from gtapp import __version__
 from gtapp.config.environ import sets_options
 from tests.support.http import Response, fetch
 from tests.support.nginx import Nginx
-from tests.support.podman import BUILD_DEADLINE_S, STOP_S, Container, Podman
+from tests.support.podman import BUILD_DEADLINE_S, LIMITS, STOP_S, Container, Podman
 from tests.support.ports import Port
 from tests.support.processes import Child, eventually
 from tests.support.world import ROOT, World
@@ -181,6 +181,19 @@ def test_all_packages_are_there(start: Containers) -> None:
     container.wait_for("listening on")
     installed = yaml.safe_load(container.exec("python", "-c", code).stdout)
     assert {name: installed.get(name.lower()) for name in wanted} == wanted
+
+
+@whoever_builds
+def test_nothing_else_of_the_checkout_is_there(podman: Podman, image: str) -> None:
+    """Neither tests nor what somebody keeps beside the compose file, such as secrets."""
+
+    def files(directory: str) -> set[str]:
+        words = ("run", "--rm", "--network", "none", *LIMITS, "--entrypoint", "ls", image, directory)
+        return set(podman.run(*words).stdout.split()) - {"__pycache__"}
+
+    own = {"LICENSE", "docker", "gt.py", "gtapp", "requirements.txt", "supervisord.conf", "web"}
+    assert files("/opt/gt") == own | {"bin", "include", "lib", "lib64", "pyvenv.cfg"}
+    assert files("/opt/gt/docker") == {"entrypoint.py", "healthcheck.py"}
 
 
 # roles

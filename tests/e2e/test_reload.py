@@ -39,7 +39,8 @@ class Site:
         }
         self.path = self.write()
         self.process = world.gt("server", ["-c", str(self.path)])
-        self.process.wait_for("listening on")
+        if "logFile" not in options:
+            self.process.wait_for("listening on")
         self.server = Server(self.process, self.port.address, self.port, [])
         self.client = world.client(self.server, "id1", self.secret, local=local, protocol=protocol).process
         eventually(lambda: fetch(self.port.address, HOST).status == 200, "the page is served")
@@ -60,12 +61,12 @@ def test_reload_says_what_it_has_done(world: World, nginx: Nginx) -> None:
     before = [each.pid for each in site.process.workers]
     assert site.says("reload") == (0, f"{site.path}: nothing has changed\nreloaded\n")
     site.file["users"]["id2"] = {"secret": world.secret()}
-    site.file["options"]["speed"] = "10m"
+    site.file["options"]["speed"] = "10MiB"
     site.write()
     code, output = site.says("reload")
     assert (code, output.splitlines()) == (
         0,
-        [f"{site.path}: speed: live", f"{site.path}: users (1 added): live", "reloaded"],
+        [f"{site.path}: speed: live", f"{site.path}: users (1 added, 1 changed): live", "reloaded"],
     )
     world.client(site.server, "id2", site.file["users"]["id2"]["secret"], local=nginx.url, name="second")
     site.client.wait_for("is up")
@@ -116,7 +117,7 @@ def test_a_bad_file_changes_nothing(world: World, nginx: Nginx, command: str) ->
     site.file["options"]["addrr"] = "1"
     site.write()
     code, output = site.says(command)
-    assert (code, f'{site.path}:2: options: unknown key "addrr", did you mean "addr"?' in output) == (
+    assert (code, f'{site.path}:3: options: unknown key "addrr", did you mean "addr"?' in output) == (
         1,
         True,
     ), output
@@ -227,7 +228,7 @@ def test_what_runs_goes_on_in_the_old_worker(world: World) -> None:
 def test_the_signals(world: World, nginx: Nginx, workers: int, tmp_path: Path) -> None:
     log = tmp_path / "gt.log"
     site = Site(world, nginx.url, workers=workers, logFile=str(log))
-    site.file["options"]["speed"] = "10m"
+    site.file["options"]["speed"] = "10MiB"
     site.write()
     site.process.signal(signal.SIGHUP)
     eventually(lambda: "speed: live" in log.read_text() and "reloaded" in log.read_text(), "it has reloaded")
@@ -385,11 +386,11 @@ def test_the_master_is_replaced_in_place(world: World, nginx: Nginx) -> None:
     """Its process id stays, a connection through it goes on, and it is asked as before."""
     site = Site(world, nginx.url, workers=2)
     started = psutil.Process(site.process.pid).create_time()
-    for _ in range(2):
+    for number in range(1, 3):
         answer = site.process.ask("upgrade")
         assert answer["ok"], answer
-        site.process.wait_for("replaced in place")
-        site.process.wait_for("restarted")
+        site.process.wait_for("replaced in place", count=number)
+        site.process.wait_for("restarted", count=number)
         assert site.serves()
     assert psutil.Process(site.process.pid).create_time() == started
     assert os.listdir(runtime_directory()).count(f"{site.process.pid}.sock") == 1

@@ -207,6 +207,9 @@ def test_a_killed_master_is_started_again(site: Site) -> None:
     print(f"page after {site.seconds_until_served(start):.2f} s")
     assert site.server.master not in (0, pid)
     assert not psutil.wait_procs(workers, 2)[1]
+    # Whoever asks next removes the socket that the dead one has left.
+    assert site.server.gt("status").returncode == 0
+    assert not (site.server.home / f"{pid}.sock").exists()
 
 
 def test_stopped_by_itself_it_stays_so(site: Site) -> None:

@@ -29,6 +29,7 @@ from gtapp.server.lockout import Lockout
 from gtapp.server.port_office import PortOffice
 from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
+from gtapp.server.siblings import Siblings
 from gtapp.server.users import Login, Users
 from gtapp.wire import compat, credentials, frames
 from gtapp.wire.credentials import MIN_ITERATIONS, derive
@@ -39,6 +40,7 @@ from tests.support.relay import CONTROL, PING, FarEnd, Recorder, tcp_pair, turn,
 OPTIONS = ServerOptions(max_hand_shake_options=5)
 USERS = (User(id="id1", secret="secret1"), User(id="id2", secret="secret2", connections=2))
 OWN = User(id="own", secret="secret of the server")  # of its status API
+KEY = bytes(32)
 HERE = "192.0.2.1:5"
 
 
@@ -52,20 +54,35 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Door:
-    """An admission, and clients that come to it."""
+    """An admission, and clients that come to it; with `siblings` and `office` one of several workers."""
 
-    def __init__(self, options: ServerOptions, *users: User) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        *users: User,
+        siblings: Siblings | None = None,
+        office: PortOffice | None = None,
+    ) -> None:
         self.options = options
-        self.registry = Registry()
+        self.siblings = siblings or Siblings()
+        self.registry = Registry(self.siblings)
         self.clock = Clock([0.04])  # quick ticks, for who is silent
         self.clock.start()
-        self.users = Users({user.id: user for user in users or USERS}, options, own=OWN)
-        self.lockout = Lockout(options.reconnect_times, options.reconnect_duration)
-        self.office = PortOffice()
+        table = {user.id: user for user in users or USERS}
+        self.users = Users(table, options, OWN, KEY, self.siblings)
+        self.lockout = Lockout(options.reconnect_times, options.reconnect_duration, self.siblings)
+        self.office = office or PortOffice()
         self.ports = Ports(
-            "127.0.0.1", self.registry, lambda port, sock, peer: sock.close(), self.office.opener(1)
+            "127.0.0.1",
+            self.registry,
+            lambda port, sock, peer: sock.close(),
+            self.office.opener(self.siblings.number),
+            self.siblings,
         )
-        self.admission = Admission(options, self.users, self.lockout, self.registry, self.ports, self.clock)
+        self.admission = Admission(
+            options, self.users, self.lockout, self.registry, self.ports, self.clock, self.siblings
+        )
+        self.siblings.start()
         self.clients: list[FarEnd] = []
 
     def come(self, wire: Any, first: bytes, peer: str = HERE) -> FarEnd:
@@ -125,6 +142,7 @@ class Door:
         self.ports.stop()
         self.office.close()
         self.users.stop()
+        self.siblings.stop()
 
 
 @pytest.fixture

@@ -357,12 +357,13 @@ def test_stop_waits_for_what_runs(running: Running) -> None:
     visitor = running.visit()
     _, stream, _ = client.next()
     late, half = running.connect(), running.visit(b"GET /")
+    address = running.address()
     turn(5)
     stopping = running.stop(5)
     assert client.next_of(CONTROL)[2] == {"type": "drain"}
     assert read_all(late) == read_all(half) == b""
     with pytest.raises(ConnectionRefusedError):
-        running.connect()
+        socket.create_connection(address)
     client.send(client.data(stream, b"answer"), client.frames.eof(stream))
     assert read_all(visitor) == b"answer"
     assert not stopping.ready()

@@ -215,5 +215,5 @@ def test_one_of_two_listeners_is_gone(start: Start) -> None:
     """The tunnel is over TLS then; but visitors of the other address count, too."""
     app, check = start(tls_addr=ANY_PORT)
     check.run()
-    app._listeners["addr"].stop()
+    app._listeners.pop("addr").stop()
     assert failure(check).step == "connect"
