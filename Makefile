@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 # command:package
 TEST_PROGRAMS := nginx:nginx haproxy:haproxy curl:curl openssl:openssl nc:netcat-openbsd ssh:openssh-client \
 	sshd:openssh-server redis-server:redis-server redis-benchmark:redis-tools \
-	podman:podman runc:runc mmdebstrap:mmdebstrap
+	podman:podman runc:runc mmdebstrap:mmdebstrap wrk:wrk
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test lint format bench image clean

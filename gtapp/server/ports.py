@@ -6,8 +6,10 @@ Called by admission; visitors go to the router. Which port a service gets is dec
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import gevent
+from gevent import get_hub
 from gevent.lock import BoundedSemaphore
 
 from gtapp.config.load import User
@@ -21,6 +23,8 @@ from gtapp.server.registry import Endpoint, Registry
 from gtapp.server.siblings import Siblings
 
 log = logging.getLogger("gt.server")
+
+LOOK_S = 0.05  # how often a worker that is being replaced looks which ports it can leave to others
 
 
 class _Port:
@@ -76,6 +80,7 @@ class Ports:
         self._ports: dict[int, _Port] = {}
         self._lock = BoundedSemaphore(1)  # who asks the office has to know what the one before has got
         self._retiring = False
+        self._timer: Any = get_hub().loop.timer(LOOK_S, LOOK_S)
         self.over = False
 
     def assign(
@@ -125,12 +130,14 @@ class Ports:
                 self._registry.drop(endpoint)
 
     def retire(self) -> None:
-        """This worker is being replaced: its ports are those of others, as soon as its tunnels drain."""
+        """This worker is being replaced: it accepts nothing more at a port as soon as all its tunnels there drain."""
         self._retiring = True
+        self._timer.start(self.tick, 0.0)
 
     def stop(self) -> None:
         """Close all; those that a worker has left which was replaced are others' by now, or kept in the office."""
         self.over = True
+        self._timer.stop()
         for port in list(self._ports.values()):
             if self._retiring:
                 self._close(port)

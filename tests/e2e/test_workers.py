@@ -99,9 +99,9 @@ def test_a_killed_worker_is_back_and_so_are_its_tunnels(
     client = world.client(server, "id1", secret, local=nginx.url, protocol=protocol).process
     world.allow(r"worker \d+ \(process \d+\) has ended by SIGKILL")
     for _ in range(2):
-        before = server.process.workers
-        before[0].kill()
-        eventually(lambda: are_ready(server.process, workers, before[0].pid), "it is back")
+        victim = server.process.workers[0]
+        victim.kill()
+        eventually(lambda pid=victim.pid: are_ready(server.process, workers, pid), "it is back")
         eventually(lambda: fetch(server.address, HOST).status == 200, "the page is served")
     client_worker = client.workers[0]
     client_worker.kill()
