@@ -180,6 +180,7 @@ class Master:
         for unit in (*self._units.values(), *self._ending):
             for pid in unit.pids:
                 spawn.kill(pid)
+                spawn.reap(pid)
             unit.close()
 
     def _tick(self) -> None:

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gevent
@@ -114,10 +114,10 @@ class Unit:
     def start(self, prepared: Prepared) -> str:
         """Run it; "", or why it can't."""
         self._take(prepared)
-        for key, sock in self._sockets.items():
-            log.info("listening on %s (%s)", show_address(sock.getsockname()), _WHAT[key])
         problem = self._begin()
         self._serves = not problem
+        if self._serves:
+            self._tell_listeners(self._sockets)
         return problem
 
     def stop(self, seconds: float) -> None:
@@ -159,11 +159,14 @@ class Unit:
         for key, sock in before_sockets.items():
             if self._sockets.get(key) is not sock:
                 sock.close()
-        for key in changed.listeners:
+        self._tell_listeners(changed.listeners)
+        return _report(self.name, changed, restart, len(self._of_now()))
+
+    def _tell_listeners(self, keys: Iterable[str]) -> None:
+        for key in keys:
             if key in self._sockets:
                 where = show_address(self._sockets[key].getsockname())
                 log.info("listening on %s (%s)", where, _WHAT[key])
-        return _report(self.name, changed, restart, len(self._of_now()))
 
     def _take(self, prepared: Prepared) -> None:
         self.source, self.config, self._sockets = prepared.source, prepared.config, prepared.sockets

@@ -36,6 +36,7 @@ EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr
 LIMITS = ("--ulimit", "nofile=20000:20000", "--ulimit", "nproc=32768:32768")  # no more than a CI machine has
 BASE_S, BUILD_S, COMMAND_S = 600.0, 600.0, 60.0
 BUILD_DEADLINE_S = BASE_S + BUILD_S + 60  # for tests, whichever of them builds first
+KEPT_BUILDS = 2
 STOP_S = 15  # between SIGTERM and SIGKILL: GT takes up to 10
 
 _numbers = itertools.count(1)
@@ -101,15 +102,16 @@ class Podman:
             yield
 
     def _build(self) -> str:
-        before = self.run("images", "--quiet", "--no-trunc", "gt-tested").stdout.split()
         self.run(
             *("build", "--pull=never", "--network", "host", *LIMITS, *self._pip()),
             *("--file", str(ROOT / "docker/Dockerfile"), "--tag", "gt-tested", str(ROOT)),
             timeout=BUILD_S,
         )
+        # Of what builds have left, the last is what the next one begins with.
+        listed = ("images", "--quiet", "--no-trunc", "--filter", "dangling=true", "--sort", "created")
+        for id in self.run(*listed).stdout.split()[KEPT_BUILDS:]:
+            self.run("rmi", "--force", id, check=False)
         (id,) = self.run("images", "--quiet", "--no-trunc", "gt-tested").stdout.split()
-        if before and before != [id]:
-            self.run("rmi", "--force", *before, check=False)
         return id
 
     def _pip(self) -> list[str]:

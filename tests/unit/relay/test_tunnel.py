@@ -270,6 +270,18 @@ def test_a_client_that_drains_leaves_the_close_to_the_server(make_tunnel: MakeTu
     assert made.closed == ["drained"]
 
 
+@pytest.mark.parametrize("by_peer_first", [False, True])
+def test_who_drains_tells_its_owner_once(make_tunnel: MakeTunnel, by_peer_first: bool) -> None:
+    made = make_tunnel().up()
+    made.open()
+    told: list[bool] = []
+    made.tunnel.on_drain = lambda: told.append(made.tunnel.draining)
+    ends = [made.tunnel.drain, made.tunnel.drained_by_peer]
+    for end in reversed(ends) if by_peer_first else ends:
+        end()
+    assert told == [True]
+
+
 def test_drained_by_the_other_end(make_tunnel: MakeTunnel) -> None:
     made = make_tunnel().up()
     sink = made.open()

@@ -515,10 +515,13 @@ class Addresses:
                 old.close()
             if sock is not None:
                 self.server.listening[key] = sock
-        names = {"addr": "addr", "tlsAddr": "tls_addr", "sniAddr": "sni_addr", "apiAddr": "api_addr"}
+        there = dict.fromkeys(self.server.listening, HERE)
         options = replace(
             self.server.options,
-            **{name: HERE if key in self.server.listening else None for key, name in names.items()},
+            addr=there.get("addr"),
+            tls_addr=there.get("tlsAddr"),
+            sni_addr=there.get("sniAddr"),
+            api_addr=there.get("apiAddr"),
         )
         config = ServerConfig(self.server.path, options, self.server.users)
         self.worker.app.reload(config, self.server.given())
