@@ -33,6 +33,7 @@ from gtapp.wire import compat, frames
 log = logging.getLogger("gt.client")
 
 FIRST_DELAY_S = 0.25  # after the first failure; doubled up to `reconnectDelay`
+SOON_ATTEMPTS = 10  # so many come after twice that at most: a server that restarts listens again in 1 to 3 s
 REFUSED_DELAY_S = 60.0  # what the delay grows to while the server answers, but with a refusal
 SHORT_LIFE_S = 5.0  # a tunnel that is lost sooner counts as a failed attempt
 SPARE_S = 30.0  # how long a tunnel must have been unused before one too many is closed
@@ -60,7 +61,10 @@ def delay_before(attempt: int, failure: Failure, reconnect_delay: float) -> floa
     """
     longest = reconnect_delay if failure == "lost" else max(REFUSED_DELAY_S, reconnect_delay)
     first = reconnect_delay if failure == "refused" else min(FIRST_DELAY_S, reconnect_delay)
-    return float(min(longest, first * 2 ** min(attempt - 1, 16)))
+    doublings = attempt - 1
+    if failure == "lost" and doublings:
+        doublings = max(1, attempt - SOON_ATTEMPTS)
+    return float(min(longest, first * 2 ** min(doublings, 16)))
 
 
 class _Member:

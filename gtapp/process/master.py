@@ -4,9 +4,11 @@ Signals: HUP reload, USR1 reopen the logs, USR2 replace the master in place and 
 end at once. `gt.py -s` does the same and waits for the outcome.
 """
 
+import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -34,6 +36,7 @@ log = logging.getLogger("gt.process")
 
 GRACE_S = 10.0  # how long running connections may take to end after SIGTERM
 SENT_S = 2.0  # for what is on its way to the workers, before the master is replaced
+MOST_FILES = 1 << 20  # open files are allowed up to here: each visitor takes one or two
 HANDLED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
@@ -102,6 +105,7 @@ class Master:
         """Start them, and wait for the end; the exit code. Raises ConfigError."""
         prepared = self._load_all(sources)
         self._set_up(prepared)
+        self._allow_files()
         started: list[tuple[Unit, Prepared]] = []
         try:
             for unit, loaded in prepared:
@@ -162,6 +166,14 @@ class Master:
             set_up_logs(units[0].config, units[0].source.role)
         else:
             logs.setup("info", "text", None, 0, 1, "master")
+
+    def _allow_files(self) -> None:
+        """As many open files as the system lets us have: supervisord and shells often allow 1024."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        if soft < most:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
     def _run(self, ticking: "gevent.Greenlet[[], None]") -> int:
         get_hub().print_exception = logs.unhandled  # type: ignore[method-assign, assignment]

@@ -18,7 +18,7 @@ from gtapp.config.values import Address
 from gtapp.errors import GTError
 from gtapp.process import plan, spawn
 from gtapp.process.source import Config, Difference, Source, difference
-from gtapp.relay.channel import Channel, Message, close_all, pair
+from gtapp.relay.channel import Channel, ChannelClosed, Message, close_all, pair
 from gtapp.relay.sockets import PlainSocket, plain_socket, show_address
 from gtapp.server.listeners import listen
 from gtapp.server.port_office import PortOffice, answer
@@ -200,6 +200,8 @@ class Unit:
                 self._fds(),
                 timeout=ANSWER_S,
             )
+        except ChannelClosed:
+            return  # it has ended: it had nothing left, or its successor will start with this
         except GTError as error:
             log.error("worker %d has not reloaded: %s", running.number, error)
         else:

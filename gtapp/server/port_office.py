@@ -199,6 +199,7 @@ class PortOffice:
                 office._had.update({(user_id, _slot(slot)): number for user_id, slot, number in each["had"]})
                 continue
             sock = plain_socket(each["family"], each["fd"])
+            sock.set_inheritable(False)  # it had to be, to get here
             port = _Port(each["number"], each["user"], _slot(each["slot"]), each["host"], sock)
             port.holders, port.unused_s = set(each["holders"]), each["unused_s"]
             office._add(port)

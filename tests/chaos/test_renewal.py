@@ -159,12 +159,14 @@ def test_a_download_that_straddles_restarts(world: World, nginx: Nginx, tunnel: 
     """500 MB, of the server and of the client, one after the other."""
     digest = nginx.file("large.bin", 500 * MEGABYTE)
     site = Site(world, nginx, tunnel=tunnel)
-    download = Download(world.visitor(site.port.address, 60), "/large.bin")
+    visitor = world.visitor(site.port.address, 60)
+    download = Download(visitor, "/large.bin")
     for process in (site.server, site.client, site.server):
         download.read(50 * MEGABYTE)
         assert process.ask("restart", timeout=60)["ok"]
         assert fetch(site.port.address, HOST).status == 200
     assert download.rest() == digest
+    visitor.close()
     for process in (site.server, site.client):
         eventually(lambda process=process: len(process.workers) == 1, "the old ones have gone")
 
@@ -249,7 +251,7 @@ def test_soak(world: World, nginx: Nginx) -> None:
 
     visit()
     eventually(lambda: site.server.stats()["streams"] == 0, "no stream is left")
-    start = site.server.settle(tunnels=2, visitors_waiting=0)
+    start = site.server.settle(visitors_waiting=0)
     began = last_reload = time.monotonic()
     memory: list[tuple[float, int]] = []
     number = 0

@@ -67,9 +67,9 @@ def test_more_wanted(streams: list[int], idle: int, most: int, more: int) -> Non
 @pytest.mark.parametrize(
     ("failure", "reconnect_delay", "delays"),
     [
-        ("lost", 5.0, [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]),
+        ("lost", 5.0, [0.25, *[0.5] * 10, 1.0, 2.0, 4.0, 5.0, 5.0]),
         ("lost", 0.1, [0.1, 0.1, 0.1]),
-        ("lost", 100.0, [0.25, 0.5, 1.0]),
+        ("lost", 100.0, [0.25, 0.5, 0.5]),
         ("refused", 5.0, [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]),
         ("refused", 0.1, [0.1, 0.2, 0.4]),
         ("refused", 90.0, [90.0, 90.0]),

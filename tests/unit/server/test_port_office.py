@@ -543,13 +543,15 @@ def test_the_next_master_goes_on(server: Server, two: tuple[Worker, Worker]) -> 
     server.pass_time(1)
     before = server.office
     state = json.loads(json.dumps(before.state()))
-    assert all(os.fstat(each["fd"]) for each in state if "fd" in each)
+    for each in state[1:]:
+        os.set_inheritable(each["fd"], True)
     after = server.office = PortOffice.restored(state)
     assert {number: port.holders for number, port in after._ports.items()} == {
         one: {1, 2},
         other: {1, 2},
         kept: set(),
     }
+    assert not any(port.sock.get_inheritable() for port in after._ports.values())
     server.pass_time(KEEP_S - 2)
     assert server.is_open(kept)
     server.pass_time(3)
