@@ -12,7 +12,7 @@ START_TICKS = 60  # for a new worker to be ready
 HANG_TICKS = 20  # a worker not heard of for so long hangs (they say something every TICK_S)
 YOUNG_TICKS = 10  # a worker that ends sooner may well do so again
 LONGEST_PAUSE_TICKS = 2  # before the next is started then
-RETRY_TICKS = 60  # the same after one that could not start, while others serve
+RETRY_TICKS = 10  # the same after one that could not start, while others serve
 LATE_TICKS = 20  # a worker that has been told to end by some time and has not is killed so much later
 
 

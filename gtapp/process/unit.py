@@ -375,6 +375,9 @@ class Unit:
         """The unit that `state` was asked of in the process before. Raises GTError."""
         source, config = Source.from_dict(state["source"]).load()
         unit = cls(source, config, over)
+        kept = [fd for _, fd in state["sockets"].values()] + [each["fd"] for each in state["workers"]]
+        for fd in kept:
+            os.set_inheritable(fd, False)  # new workers must not have them: the end of one would not be seen
         unit._sockets = {key: plain_socket(family, fd) for key, (family, fd) in state["sockets"].items()}
         unit._key = base64.b64decode(state["key"])
         unit._ports = PortOffice.restored(state["ports"])

@@ -213,7 +213,7 @@ def test_killed_workers(world: World, nginx: Nginx, tunnel: str) -> None:
         killed = time.monotonic()
         eventually(lambda: _is_served(site), "the page is served", pause=0.02)
         slowest = max(slowest, time.monotonic() - killed)
-        eventually(lambda: _ready(site.server) == 2, "there are two workers")
+        eventually(lambda pid=victim.pid: _are_two(site.server, without=pid), "there are two workers")
         time.sleep(PAUSE_S)
     result = crowd.result()
     kills = 20 if LONG else 4
@@ -230,8 +230,9 @@ def _is_served(site: Site) -> bool:
         return False
 
 
-def _ready(relay: Relay) -> int:
-    return sum(each["state"] == "ready" for each in relay.status())
+def _are_two(relay: Relay, without: int) -> bool:
+    workers = relay.status()
+    return [each["state"] for each in workers] == ["ready"] * 2 and without not in [w["pid"] for w in workers]
 
 
 def test_soak(world: World, nginx: Nginx) -> None:
