@@ -113,6 +113,8 @@ class Master:
             self._listen_to_signals()
         except GTError as error:
             log.error("%s", error)
+            for unit, ready in started:
+                unit.discard(ready)
             self._abandon()
             return 2
         ticking = gevent.spawn(self._tick)
@@ -125,6 +127,7 @@ class Master:
                 log.error("%s", "; ".join(sorted(problems)))
             self._abandon()
             return 0 if self._stopping else 2
+        log.info("GT %s runs as process %d", __version__, os.getpid())
         return self._run(ticking)
 
     def go_on(self, state: dict[str, Any]) -> int:
@@ -158,7 +161,6 @@ class Master:
         for unit, _ in prepared:
             self._units[_key(unit.source)] = unit
         self._set_up_logs([unit for unit, _ in prepared])
-        log.info("GT %s runs as process %d", __version__, os.getpid())
 
     def _set_up_logs(self, units: list[Unit]) -> None:
         """One configuration's log is the master's as well; of several, each has its own and the master stderr."""

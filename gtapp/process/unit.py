@@ -261,12 +261,12 @@ class Unit:
             "key": base64.b64encode(self._key).decode(),
             **self._listening(),
         }
-        running.channel.send("start", values, b"", self._fds())
         if isinstance(self.config, ServerConfig):
-            for sibling in self._running.values():
+            for sibling in self._running.values():  # before it starts: it must not accept without knowing them
                 one, other = pair()
                 running.channel.send("sibling", {"number": sibling.number}, b"", [one.detach()])
                 sibling.channel.send("sibling", {"number": running.number}, b"", [other.detach()])
+        running.channel.send("start", values, b"", self._fds())
         self._running[running.number] = running
 
     def _watch(self, running: Running) -> None:
