@@ -262,7 +262,8 @@ class Unit:
             **self._listening(),
         }
         if isinstance(self.config, ServerConfig):
-            for sibling in self._running.values():  # before it starts: it must not accept without knowing them
+            # Before it starts: it must not accept without knowing them.
+            for sibling in self._running.values():
                 one, other = pair()
                 running.channel.send("sibling", {"number": sibling.number}, b"", [one.detach()])
                 sibling.channel.send("sibling", {"number": running.number}, b"", [other.detach()])

@@ -82,6 +82,8 @@ class Tunnel:
         self._rtt_age = 0.0
         link.on_data = self.receive
         link.on_lost = self._ended
+        if self.has_windows:  # protocol 1 holds the other end back by not reading
+            link.bound_silence()
 
     def __repr__(self) -> str:
         return f"<Tunnel {self.name} {self.state} protocol={self.frames.version} streams={len(self.streams)}>"
