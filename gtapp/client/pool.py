@@ -124,6 +124,7 @@ class Pool:
         self._numbers = 0
         self._failures = 0  # in a row
         self._failure: Failure = "lost"  # what those were
+        self._failed_at = 0.0  # monotonic, the last time
         self._tries = 0
         self._delay = 0.0  # seconds to wait before the next attempt
         self._hurry = Event()  # that delay is another one now
@@ -215,6 +216,7 @@ class Pool:
                 self._wake.clear()
                 continue
             services = self._services
+            began = monotonic()
             try:
                 remote = self._next_remote()
                 self._take(remote, services, self._dialer.open(remote, services))
@@ -223,11 +225,11 @@ class Pool:
                 if problem != self._last_problem:  # say it once, not at every attempt
                     self._last_problem = problem
                     log.warning("no tunnel: %s; trying again until there is one", error)
-                self._failed(_kind(error))
+                self._failed(_kind(error), began)
             except Exception as error:
                 self._last_problem = f"unexpected {type(error).__name__}"
                 log.exception("unexpected error while opening a tunnel")
-                self._failed("refused")
+                self._failed("refused", began)
 
     def _pause(self, seconds: float) -> None:
         self._hurry.clear()
@@ -245,8 +247,12 @@ class Pool:
             self._lost = False
         return self._remotes[self._failures % len(self._remotes)]
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure, began: float) -> None:
+        """What began at `began` has. All that was under way at a failure has failed with it, and counts once."""
         self._lost = True
+        if began < self._failed_at:
+            return
+        self._failed_at = monotonic()
         self._failures = self._failures + 1 if failure == self._failure else 1
         self._failure = failure
         # Jittered: a thousand clients must not come at once. Never the whole delay, so that with the default of 5 s a
@@ -274,7 +280,7 @@ class Pool:
                 counters.tunnels_lost += 1
                 self._lost = True
                 if monotonic() - opened_at < SHORT_LIFE_S:
-                    self._failed("lost")
+                    self._failed("lost", opened_at)
             log.info("%s is down: %s", tunnel.name, reason)
             self._wake.set()
 

@@ -29,6 +29,7 @@ from gtapp.errors import ConfigError, GTError
 from gtapp.observe import logs
 from gtapp.process import control, spawn
 from gtapp.process.plan import TICK_S
+from gtapp.process.reports import ErrorReports
 from gtapp.process.source import Source, gt_variables, set_up_logs
 from gtapp.process.unit import Prepared, Unit
 
@@ -92,6 +93,7 @@ class Master:
         self._ending: list[Unit] = []  # they have been removed
         self._stopping = False
         self._control: control.Server | None = None
+        self._reports = ErrorReports()
         self._commands = {
             "hello": self._hello,
             "reload": self._reload,
@@ -163,9 +165,11 @@ class Master:
         self._set_up_logs([unit for unit, _ in prepared])
 
     def _set_up_logs(self, units: list[Unit]) -> None:
-        """One configuration's log is the master's as well; of several, each has its own and the master stderr."""
+        """One configuration's log and error reports are the master's as well; of several, each has its own, and the
+        master stderr. Raises ConfigError."""
         if self._top is None:
             set_up_logs(units[0].config, units[0].source.role)
+            self._reports.follow(units[0].config.options, units[0].source.role)
         else:
             logs.setup("info", "text", None, 0, 1, "master")
 
@@ -196,6 +200,7 @@ class Master:
                 spawn.kill(pid)
                 spawn.reap(pid)
             unit.close()
+        self._reports.stop()
 
     def _tick(self) -> None:
         while True:
@@ -327,7 +332,9 @@ class Master:
             unit.stop(GRACE_S)
             tell(f"{unit.name}: stopped, it is there no more")
         if self._top is None:
-            logs.set_level(next(iter(self._units.values())).config.options.log_level)
+            unit = next(iter(self._units.values()))
+            logs.set_level(unit.config.options.log_level)
+            self._reports.follow(unit.config.options, unit.source.role)
         if problems:
             raise GTError("\n".join(problems))
         return {"text": word}

@@ -5,13 +5,12 @@ it: alive, ready, failed, cut, and what the server asks about TCP ports.
 """
 
 import base64
-import contextlib
 import gc
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
 import gevent
@@ -19,12 +18,11 @@ import greenlet
 from gevent import get_hub
 from gevent.event import AsyncResult, Event
 
-from gtapp import __version__
 from gtapp.config.load import ClientConfig
-from gtapp.config.options import SentryOptions
-from gtapp.errors import ConfigError, GTError
+from gtapp.errors import GTError
 from gtapp.observe import logs, metrics
 from gtapp.process.plan import TICK_S
+from gtapp.process.reports import ErrorReports
 from gtapp.process.source import Config, Source, set_up_logs
 from gtapp.relay.channel import Channel, Message, close_all
 from gtapp.relay.pump import Pump
@@ -99,7 +97,9 @@ class Worker:
         share: tuple[int, int] = tuple(values["share"])
         name = f"{source.role}/{values['number']}" if share[1] > 1 else source.role
         set_up_logs(config, name)
-        with _error_reports(config.options, source.role):
+        reports = ErrorReports()
+        reports.follow(config.options, source.role)
+        try:
             app = self._app = self._make(config, values["number"], share, start)
             self._config = config
             app.start()
@@ -110,6 +110,8 @@ class Worker:
             grace: float = self._ended.get()
             alive.kill()
             return self._stop(app, grace)
+        finally:
+            reports.stop()
 
     def _make(self, config: Config, number: int, share: tuple[int, int], start: Message) -> App:
         # Each needs only one of the two rooms.
@@ -235,30 +237,3 @@ def _answered(answer: Callable[[Message], dict[str, Any]], message: Message) -> 
     except Exception as error:
         log.exception("unexpected error with %s", message.kind)
         return {"problem": f"internal error: {error}"}
-
-
-@contextlib.contextmanager
-def _error_reports(options: SentryOptions, role: str) -> Iterator[None]:
-    """Report errors to Sentry meanwhile, where that is configured. Raises ConfigError."""
-    if not options.sentry_dsn:
-        yield
-        return
-    from gtapp.observe import sentry  # 9 MB, for those who want it
-
-    try:
-        reports = sentry.Reports(
-            options.sentry_dsn,
-            options.sentry_level,
-            options.sentry_sample_rate,
-            options.sentry_release or f"gt@{__version__}",
-            options.sentry_environment,
-            options.sentry_server_name,
-            options.sentry_debug,
-            role,
-        )
-    except ValueError as error:
-        raise ConfigError(f"sentryDSN: {error}") from error
-    try:
-        yield
-    finally:
-        reports.stop()

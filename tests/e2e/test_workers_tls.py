@@ -8,18 +8,17 @@ import signal
 import ssl
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support.certificates import make_pair
 from tests.support.http import Ended, Visitor
 from tests.support.nginx import Nginx
-from tests.support.processes import Relay
 from tests.support.services import Connection
+from tests.support.workers import accepted_without_tunnel, having_tunnel
 from tests.support.world import World
 
 HOST = "site.example.com"
-VISITORS = 16
+VISITORS = 6
 BOTH = pytest.mark.parametrize("protocol", ["3", "1"])
 NAMES = pytest.mark.parametrize("name", [HOST, None], ids=["name", "no-name"])
 
@@ -37,21 +36,17 @@ class Site:
         world.client(self.server, "site", secret, "--remoteConnections", "1", local=local, protocol=protocol)
 
     def visit(self, name: str | None) -> Visitor:
+        """A visitor who comes to the worker without the tunnel."""
         context = ssl.create_default_context(cadata=self.pair.pem.decode())
         if name is None:
             context.check_hostname = False
-        visitor = self.world.visitor(self.port.address)
+        with accepted_without_tunnel(self.server.process, self.port.address):
+            visitor: Visitor = self.world.visitor(self.port.address)
         visitor.socket = context.wrap_socket(visitor.socket, server_hostname=name, suppress_ragged_eofs=False)
         return visitor
 
     def passed(self) -> int:
         return int(self.server.process.stats()["visitors_passed"])
-
-
-def having_tunnel(server: Relay, has: bool) -> psutil.Process:
-    """The worker that has it, or the other one."""
-    (pid,) = (each["pid"] for each in server.status() if bool(each["tunnels"]) is has)
-    return psutil.Process(pid)
 
 
 @BOTH
@@ -66,7 +61,7 @@ def test_pages(world: World, nginx: Nginx, protocol: str, name: str | None, flag
             response = visitor.response()
             assert (response.status, response.end) == (200, "length")
         visitor.close()
-    assert site.passed() > 0, "by chance all came to the worker with the tunnel: once in 2^16 runs"
+    assert site.passed() == VISITORS
     site.server.process.settle(streams=0)
 
 
@@ -74,7 +69,7 @@ def test_pages(world: World, nginx: Nginx, protocol: str, name: str | None, flag
 def test_large_files(world: World, nginx: Nginx, protocol: str) -> None:
     digest = nginx.file("big-bridge", 5_000_000)
     site = Site(world, nginx.url, protocol)
-    for number in range(VISITORS // 2):
+    for number in range(VISITORS):
         visitor = site.visit(None)
         visitor.request(HOST, "/big-bridge")
         assert visitor.response().sha256 == digest
@@ -84,7 +79,7 @@ def test_large_files(world: World, nginx: Nginx, protocol: str) -> None:
         assert visitor.response().status == 201
         assert nginx.sha256(name) == hashlib.sha256(body).hexdigest()
         visitor.close()
-    assert site.passed() > 0
+    assert site.passed() == VISITORS
 
 
 @pytest.mark.parametrize("killed", ["with the tunnel", "with the visitor"])
@@ -100,14 +95,9 @@ def test_a_killed_worker_makes_no_whole_answer(world: World, killed: str) -> Non
     waits: list[Any] = []
     site = Site(world, world.service(endless).url, "3")
     world.allow(".*")
-    visitor, before = site.visit(None), site.passed()
-    while True:  # until it is one that goes through the worker without the tunnel
-        visitor.request(HOST)
-        assert visitor.until(b"x" * 1000)
-        if site.passed() > before:
-            break
-        visitor.close()
-        visitor = site.visit(None)
+    visitor = site.visit(None)
+    visitor.request(HOST)
+    assert visitor.until(b"x" * 1000)
     having_tunnel(site.server.process, killed == "with the tunnel").send_signal(signal.SIGKILL)
     assert how_it_ends(visitor) == "reset"
 

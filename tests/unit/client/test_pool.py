@@ -19,6 +19,7 @@ from gtapp.client.pool import (
     LEAVING_S,
     REFUSED_DELAY_S,
     SHORT_LIFE_S,
+    SOON_ATTEMPTS,
     SPARE_S,
     Failure,
     Pool,
@@ -232,10 +233,21 @@ def test_a_lost_tunnel_is_replaced_at_once(scene: MakeScene, monkeypatch: pytest
 
 def test_a_tunnel_that_is_lost_soon_counts_as_a_failure(scene: MakeScene) -> None:
     one = scene(reconnect_delay=5.0)
-    for _ in range(4):
+    for _ in range(SOON_ATTEMPTS + 3):
         one.succeed().far.close()
     one.succeed()
-    for delay, longest in zip(one.delays, [0.25, 0.5, 1.0, 2.0], strict=True):
+    for delay, longest in zip(one.delays, [0.25, *[0.5] * SOON_ATTEMPTS, 1.0, 2.0], strict=True):
+        assert longest / 2 <= delay <= longest
+
+
+def test_tunnels_that_are_lost_together_count_as_one_failure(scene: MakeScene) -> None:
+    one = scene(reconnect_delay=5.0, remote_connections=3, remote_idle_connections=3)
+    for _ in range(4):
+        for made in [one.succeed() for _ in range(3)]:
+            made.far.close()
+    one.succeed()
+    assert len(one.delays) == 4
+    for delay, longest in zip(one.delays, [0.25, 0.5, 0.5, 0.5], strict=True):
         assert longest / 2 <= delay <= longest
 
 
@@ -261,8 +273,8 @@ def test_it_never_gives_up_and_says_it_once(scene: MakeScene, caplog: pytest.Log
     one.succeed()
     assert caplog.text.count("cannot connect") == 1
     assert caplog.text.count("something else") == 1
-    assert all(2.5 <= delay <= 5.0 for delay in one.delays[5:])
-    assert len(set(one.delays[5:])) > 20, "a thousand clients must not come at once"
+    assert all(2.5 <= delay <= 5.0 for delay in one.delays[SOON_ATTEMPTS + 4 :])
+    assert len(set(one.delays[SOON_ATTEMPTS + 4 :])) > 15, "a thousand clients must not come at once"
 
 
 def test_refusals_take_longer(scene: MakeScene) -> None:
@@ -710,9 +722,9 @@ def test_as_long_as_nobody_tells_where_the_server_is(
     made = one.succeed()
     busy(made)
     one.succeed().far.close()
-    for _ in range(8):
+    for _ in range(SOON_ATTEMPTS + 5):
         answers.put(LinkError("the API is down"))
-    until(lambda: answers.empty() and len(one.delays) >= 8)
+    until(lambda: answers.empty() and len(one.delays) >= SOON_ATTEMPTS + 5)
     assert caplog.text.count("the API is down") == 1
     assert one.delays[-1] > 2
     assert not made.tunnel.closed
