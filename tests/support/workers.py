@@ -22,7 +22,7 @@ def having_tunnel(server: Relay, has: bool) -> psutil.Process:
 
 @contextlib.contextmanager
 def accepted_without_tunnel(server: Relay, address: Address) -> Iterator[None]:
-    """Who connects to this IPv4 address in here is accepted by the worker without the tunnel. (The other is stopped.)"""
+    """Who connects to this IPv4 address in here is accepted by the worker without the tunnel; the other is stopped."""
     other = having_tunnel(server, True)
     other.suspend()
     try:
