@@ -25,6 +25,7 @@ LOAD_S = 180  # the load's limit: each test ends it
 HOST = "site.example.com"
 MEGABYTE = 1 << 20
 
+pytestmark = pytest.mark.timeout(900 if LONG else 120)
 WAYS = pytest.mark.parametrize(
     ("tunnel", "close"),
     [("tcp", False), ("tcp", True), ("tls", False), ("tls", True)],
