@@ -9,10 +9,11 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 # command:package
 TEST_PROGRAMS := nginx:nginx haproxy:haproxy curl:curl openssl:openssl nc:netcat-openbsd ssh:openssh-client \
-	sshd:openssh-server redis-server:redis-server redis-benchmark:redis-tools
+	sshd:openssh-server redis-server:redis-server redis-benchmark:redis-tools \
+	podman:podman runc:runc mmdebstrap:mmdebstrap wrk:wrk
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format bench clean
+.PHONY: help run demo test lint format bench image clean
 
 help:
 	@echo "make run     start a server: gt.py server"
@@ -21,6 +22,7 @@ help:
 	@echo "make lint    linters and types alone"
 	@echo "make format  put the source into its standard form"
 	@echo "make bench   measure speed against haproxy and nginx; ARGS='--quick --only page100' to choose"
+	@echo "make image   build the image gt with Docker or Podman; BASE=… for another base image"
 	@echo "make clean   remove everything that was made here"
 
 run: $(VENV)/.installed
@@ -46,7 +48,16 @@ bench: $(VENV)/.installed-dev
 	@$(call need,nginx:nginx haproxy:haproxy wrk:wrk strace:strace openssl:openssl redis-server:redis-server)
 	@$(RUN) -m tests.bench $(ARGS)
 
+# Podman makes images with health checks only in Docker's format.
+image: VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' gtapp/__init__.py)
+image:
+	@engine=docker; docker info >/dev/null 2>&1 || engine=podman; \
+	if ! command -v $$engine >/dev/null; then $(call install,podman runc); fi; \
+	BUILDAH_FORMAT=docker $$engine build -f docker/Dockerfile -t gt -t gt:$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
+
 clean:
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/gt-tests"
 	rm -rf $(VENV) build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

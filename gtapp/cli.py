@@ -2,40 +2,47 @@
 
 import io
 import os
-import secrets
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gtapp import __version__
 from gtapp.config import load, show
 from gtapp.config.config_file import role_of
 from gtapp.config.environ import sets_options
+from gtapp.config.files import DEFAULT_DEPTH, yaml_files
 from gtapp.config.help import USAGE, WELCOME, role_help
 from gtapp.config.options import OPTIONS, ServerOptions
 from gtapp.config.problems import nearest, quoted
-from gtapp.config.yaml_file import MAX_FILE_BYTES
-from gtapp.errors import ConfigError
+from gtapp.errors import ConfigError, GTError
+from gtapp.process.spawn import STATE_VARIABLE
 
-COMMANDS = (*OPTIONS, "check", "hash-password", "demo", "version", "help")
+COMMANDS = (*OPTIONS, "status", "check", "hash-password", "demo", "version", "help")
 HELP = ("-h", "-help", "--help")
 VERSION = ("-V", "-version", "--version")
 LEADING = {"c": "config", "config": "config", "s": "signal", "signal": "signal", "depth": "depth"}
-DEFAULT_DEPTH = 3  # levels of directories that -c DIR looks into; DIR itself is the first
+SIGNALS = ("reload", "restart", "stop", "upgrade")
 
 
 def main() -> int:
-    """Run what the command line asks for; the exit code. 2: bad usage or configuration, 1: a mistake in GT."""
+    """Run what the command line asks for; the exit code. 2: bad usage or configuration, 1: anything else."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Chinese where it cannot be shown is no error
     try:
+        state = os.environ.pop(STATE_VARIABLE, None)
+        if state is not None:
+            from gtapp.process import master
+
+            return master.go_on(int(state))
         return run(sys.argv[1:], os.environ)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    except GTError as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -49,10 +56,22 @@ def main() -> int:
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Do what the words after `gt.py` say; the exit code. Raises ConfigError."""
+    """Do what the words after `gt.py` say; the exit code. Raises GTError."""
+    if words[:1] in (["worker"], ["preflight"]):  # not for people
+        return _own_process(words)
     settings, rest = _leading(words)
     path = settings.get("config")
     command = rest[0] if rest else ""
+    if "signal" in settings:
+        if rest:
+            raise ConfigError(f"-s: {quoted(rest[0])} is not an option here, -c is")
+        return _signal(settings["signal"], path, environ)
+    if command == "status":
+        as_json = "--json" in rest
+        more, rest = _leading([word for word in rest[1:] if word != "--json"])
+        if rest:
+            raise ConfigError(f"status: {quoted(rest[0])} is not an option here, -c and --json are")
+        return _status((settings | more).get("config"), as_json, environ)
     if command in OPTIONS:
         return _run_role(command, path, rest[1:], environ)
     if command == "check":
@@ -74,6 +93,12 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     if command in ("help", *HELP):
         print(USAGE[_chinese(environ)], end="")
         return 0
+    if path is not None and os.path.isdir(path) and (not command or command.startswith("-")):
+        if rest:
+            raise ConfigError(f"-c {path}: {quoted(rest[0])} is not an option for a whole directory")
+        from gtapp.process import master
+
+        return master.run_directory(Path(path), _depth(settings), environ)
     if path is not None and (not command or command.startswith("-")):
         return _run_role(_role_of(path), path, rest, environ)
     if not command:
@@ -93,10 +118,6 @@ def _leading(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         name = LEADING.get(flag.lstrip("-"))
         if name is None:
             break
-        if name == "signal":
-            raise ConfigError(
-                f"{flag} is not available yet: stop GT with Ctrl-C or SIGTERM, and start it again"
-            )
         del rest[0]
         if not equals:
             if not rest:
@@ -118,16 +139,42 @@ def _run_role(role: str, path: str | None, words: list[str], environ: Mapping[st
     if not words and not sets_options(environ):
         print(WELCOME[_chinese(environ)], end="")
         return 0
-    from gtapp.process import worker
+    from gtapp.process import master
 
-    if role == "server":
-        return worker.run_server(partial(load.load_server, words, environ))
-    return worker.run_client(partial(load.load_client, words, environ, secrets.token_urlsafe()))
+    return master.run_one(role, tuple(words), environ)
+
+
+def _own_process(words: Sequence[str]) -> int:
+    """What GT starts itself: a worker, or a try whether the program can be loaded at all."""
+    from gtapp.process import master, worker
+
+    if words[0] == "preflight":
+        print(f"gt {__version__}: {master.__name__}")
+        return 0
+    return worker.run(int(words[1]))
+
+
+def _signal(name: str, path: str | None, environ: Mapping[str, str]) -> int:
+    """Have a running GT do it, and say what it says."""
+    if name not in SIGNALS:
+        raise ConfigError(f"-s: found {quoted(name)}, allowed: {', '.join(SIGNALS)}{nearest(name, SIGNALS)}")
+    from gtapp.process import control
+
+    answer = control.master_of(environ, path).ask(name, print)
+    print(answer["text"])
+    return 0
+
+
+def _status(path: str | None, as_json: bool, environ: Mapping[str, str]) -> int:
+    """Say what a running GT does."""
+    from gtapp.process import control, status_text
+
+    answer = control.master_of(environ, path).ask("status")
+    print(status_text.as_json(answer) if as_json else status_text.as_text(answer))
+    return 0
 
 
 def _role_of(path: str) -> str:
-    if os.path.isdir(path):
-        raise ConfigError(f"{path}: starting all files of a directory is not available yet")
     role = role_of(Path(path))
     if role == "users":
         raise ConfigError(f'{path}: is a users file: name it as "users" in the options of a server')
@@ -141,7 +188,7 @@ def _check(settings: Mapping[str, str], environ: Mapping[str, str]) -> int:
     path = Path(settings["config"])
     paths = [path]
     if path.is_dir():
-        paths = sorted(_yaml_files(path, _depth(settings)))
+        paths = yaml_files(path, _depth(settings))
         if not paths:
             raise ConfigError(f"{path}: there is no .yaml or .yml file in it")
     code = 0
@@ -170,19 +217,6 @@ def _depth(settings: Mapping[str, str]) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise ConfigError(f"--depth: found {quoted(text)}, allowed: a whole number from 1")
     return int(text)
-
-
-def _yaml_files(top: Path, depth: int) -> Iterator[Path]:
-    """The YAML files in `top`, at most `depth` levels down; too large ones are skipped and said so."""
-    for directory, subdirectories, names in os.walk(top):
-        level = len(Path(directory).relative_to(top).parts) + 1
-        if level == depth:
-            subdirectories.clear()
-        for path in (Path(directory, name) for name in names if name.endswith((".yaml", ".yml"))):
-            if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
-                print(f"{path}: skipped, it is larger than {MAX_FILE_BYTES:,} bytes", file=sys.stderr)
-            else:
-                yield path
 
 
 def _chinese(environ: Mapping[str, str]) -> bool:

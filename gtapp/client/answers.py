@@ -68,17 +68,26 @@ def compat_granted(services: Sequence[Service], ports: dict[int, int]) -> list[G
     ]
 
 
+def address(service: Service, granted: Granted, remote: URL) -> str:
+    """Where visitors find the service behind `remote`: a host prefix, or tcp://host:port; "" if it is not published."""
+    port, prefix = granted.get("port"), granted.get("hostPrefix")
+    if granted.get("error") is not None:
+        return ""
+    if service.local.scheme == "tcp" and isinstance(port, int):
+        return str(URL("tcp", remote.host, port))
+    return prefix if isinstance(prefix, str) else ""
+
+
 def published(services: Sequence[Service], granted: Sequence[Granted], remote: URL) -> list[tuple[int, str]]:
     """Where visitors find the services behind `remote`: for each a line for the log, and its level."""
     lines = []
     for service, what in zip(services, granted, strict=False):
-        port, prefix, problem = what.get("port"), what.get("hostPrefix"), what.get("error")
+        where, problem = address(service, what, remote), what.get("error")
         if problem is not None:
             advice = _ADVICE.get(str(problem), "")
             text = f"is not published, the server says {problem}" + (f": {advice}" if advice else "")
             lines.append((logging.WARNING, f"{service.local} {text}"))
-        elif service.local.scheme == "tcp" and isinstance(port, int):
-            lines.append((logging.INFO, f"{service.local} is reached at {URL('tcp', remote.host, port)}"))
-        elif isinstance(prefix, str):
-            lines.append((logging.INFO, f"{service.local} is published as host prefix {prefix}"))
+        elif where:
+            how = "reached at" if where.startswith("tcp://") else "published as host prefix"
+            lines.append((logging.INFO, f"{service.local} is {how} {where}"))
     return lines

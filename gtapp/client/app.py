@@ -1,29 +1,47 @@
 """The client: services and a pool of tunnels to each server. Started by `gtapp.process.worker`."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
+from typing import Any
+
+import gevent
+from gevent.event import Event
 
 from gtapp.client.dialer import Dialer
 from gtapp.client.pool import Pool
 from gtapp.client.remote_api import RemoteAPI
 from gtapp.client.services import Services
 from gtapp.config.load import ClientConfig
-from gtapp.config.options import OPTIONS
+from gtapp.config.options import OPTIONS, ClientOptions
 from gtapp.config.values import URL
 from gtapp.relay import tunnel
 from gtapp.relay.clock import Clock
+from gtapp.relay.ending import end_tunnels
 from gtapp.relay.tls_socket import wait_for_rests
 from gtapp.relay.tunnel import Tunnel
 
 _OPTIONS = OPTIONS["client"].values()
 
+READY_S = 20.0  # `ready` is set by then, whatever the servers are doing
+
+Share = tuple[int, int]
+"""Which one of a client's workers this is, counted from 0, and how many they are."""
+
 
 class ClientApp:
-    """One client process. `stop(grace)` waits up to `grace` seconds for what is running."""
+    """One client process; with several, each has its `share` of the tunnels.
 
-    def __init__(self, config: ClientConfig) -> None:
-        self._options = options = config.options
+    `ready` is set when every pool has, or has had, a tunnel, or could not get one for the reason in `problems`.
+    """
+
+    def __init__(self, config: ClientConfig, number: int = 0, share: Share = (0, 1)) -> None:
+        self.number = number
+        self.ready = Event()
+        self._share = share
+        self._retired = False
+        self._options = options = _shared_out(config.options, share)
         self._clock = Clock([options.remote_timeout, *(service.local_timeout for service in config.services)])
         services = Services(config.services, self._clock)
         self._dialer = Dialer(options, secrets.token_hex(16))
@@ -37,17 +55,29 @@ class ClientApp:
             Pool(remotes, find, options, self._dialer, self._clock, services)
             for remotes in list(by_host.values()) or [[]]
         ]
+        self._waiting: gevent.Greenlet[[], None] | None = None  # for `ready`
 
     def start(self) -> None:
         self._clock.start()
         for pool in self._pools:
             pool.start()
         tunnel.watch(self._tunnels)
+        self._waiting = gevent.spawn(self._wait_until_ready)
 
-    def reload(self, config: ClientConfig) -> None:
+    def _wait_until_ready(self) -> None:
+        gevent.wait([pool.ready for pool in self._pools], timeout=READY_S)
+        self.ready.set()
+
+    @property
+    def problems(self) -> list[str]:
+        """Why there is no tunnel, for each pool without one."""
+        return [pool.problem or "no answer yet" for pool in self._pools if not pool.tunnels]
+
+    def reload(self, config: ClientConfig, sockets: Mapping[str, Any] | None = None) -> None:
         """Take over the services of `config`, without touching running connections, and those of its options that
-        apply live."""
-        live = {each.name: getattr(config.options, each.name) for each in _OPTIONS if each.applies == "live"}
+        apply live. A client listens nowhere: there are no `sockets`."""
+        new = _shared_out(config.options, self._share)
+        live = {each.name: getattr(new, each.name) for each in _OPTIONS if each.applies == "live"}
         self._options = replace(self._options, **live)
         self._dialer.set_options(self._options)
         services = Services(config.services, self._clock)
@@ -55,16 +85,50 @@ class ClientApp:
             pool.set_options(self._options)
             pool.replace(services)
 
-    def stop(self, grace: float) -> None:
+    def retire(self) -> None:
+        """Another process is taking over: open nothing more. What runs goes on, until it is `over`."""
+        self._retired = True
         for pool in self._pools:
             pool.stop()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has been retired, and nothing is left."""
+        return self._retired and self._clock.over
+
+    def stop(self, grace: float) -> int:
+        """End, waiting up to `grace` seconds for what runs. The number of streams that were cut then."""
         deadline = monotonic() + grace
-        self._clock.wait(grace)
-        for each in self._tunnels():
-            each.abort("the client ends")
+        self.retire()
+        if self._waiting is not None:
+            self._waiting.kill()
+        cut = end_tunnels(self._clock, grace, "the client ends")
         self._clock.stop()
         self._dialer.stop()
         wait_for_rests(max(0.5, deadline - monotonic()))
+        return cut
+
+    def status(self) -> dict[str, Any]:
+        """For people and programs, as JSON: the tunnels, the services, and why tunnels are missing."""
+        services: dict[tuple[int, str], dict[str, None]] = {}
+        for pool in self._pools:
+            for index, (local, public) in enumerate(pool.public()):
+                services.setdefault((index, local), {}).update(dict.fromkeys(public))
+        return {
+            "tunnels": [each for pool in self._pools for each in pool.status()],
+            "services": [{"local": local, "public": list(public)} for (_, local), public in services.items()],
+            "problems": self.problems,
+        }
 
     def _tunnels(self) -> list[Tunnel]:
         return [each for pool in self._pools for each in pool.tunnels]
+
+
+def _shared_out(options: ClientOptions, share: Share) -> ClientOptions:
+    """These with a worker's part of the tunnels, one at least."""
+    index, count = share
+    part = {
+        name: max(1, (getattr(options, name) + count - 1 - index) // count)
+        for name in ("remote_connections", "remote_idle_connections")
+    }
+    return replace(options, **part)

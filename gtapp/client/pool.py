@@ -5,12 +5,20 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import gevent
 from gevent.event import Event
 
-from gtapp.client.answers import Granted, advised, compat_granted, compat_refusal, published, refusal
+from gtapp.client.answers import (
+    Granted,
+    address,
+    advised,
+    compat_granted,
+    compat_refusal,
+    published,
+    refusal,
+)
 from gtapp.client.dialer import Dialer, Opened, compat_opening
 from gtapp.client.services import Services
 from gtapp.config.options import ClientOptions
@@ -25,9 +33,19 @@ from gtapp.wire import compat, frames
 log = logging.getLogger("gt.client")
 
 FIRST_DELAY_S = 0.25  # after the first failure; doubled up to `reconnectDelay`
+SOON_ATTEMPTS = 10  # so many come after twice that at most: a server that restarts listens again in 1 to 3 s
 REFUSED_DELAY_S = 60.0  # what the delay grows to while the server answers, but with a refusal
 SHORT_LIFE_S = 5.0  # a tunnel that is lost sooner counts as a failed attempt
 SPARE_S = 30.0  # how long a tunnel must have been unused before one too many is closed
+CALLED_OVER_S = (
+    0.2  # a server's clients, called over all at once, come within this time: the old tunnels still serve
+)
+LEAVING_S = (
+    60.0  # a tunnel that is called over, and has been replaced, is given up when its server does not do so
+)
+
+Failure = Literal["lost", "full", "refused"]
+"""Of an attempt: no server; as many tunnels as there may be, which may change soon; another refusal."""
 
 
 def more_wanted(streams: Sequence[int], idle: int, most: int) -> int:
@@ -36,17 +54,23 @@ def more_wanted(streams: Sequence[int], idle: int, most: int) -> int:
     return max(0, min(idle - unused, most - len(streams)))
 
 
-def delay_before(attempt: int, refused: bool, reconnect_delay: float) -> float:
-    """Seconds to wait before `attempt` (the first after a failure is 1), before it is jittered."""
-    longest = max(REFUSED_DELAY_S, reconnect_delay) if refused else reconnect_delay
-    first = reconnect_delay if refused else min(FIRST_DELAY_S, reconnect_delay)
-    return float(min(longest, first * 2 ** min(attempt - 1, 16)))
+def delay_before(attempt: int, failure: Failure, reconnect_delay: float) -> float:
+    """Seconds to wait before `attempt` (the first after a failure is 1), before it is jittered.
+
+    There are too many tunnels when a process takes over from another one: those of that end in a moment.
+    """
+    longest = reconnect_delay if failure == "lost" else max(REFUSED_DELAY_S, reconnect_delay)
+    first = reconnect_delay if failure == "refused" else min(FIRST_DELAY_S, reconnect_delay)
+    doublings = attempt - 1
+    if failure == "lost" and doublings:
+        doublings = max(1, attempt - SOON_ATTEMPTS)
+    return float(min(longest, first * 2 ** min(doublings, 16)))
 
 
 class _Member:
     """A tunnel of the pool, and what it publishes."""
 
-    __slots__ = ("asked", "granted", "ports", "remote", "services", "tunnel", "unused_s")
+    __slots__ = ("asked", "granted", "leaving_s", "ports", "remote", "services", "tunnel", "unused_s")
 
     def __init__(self, tunnel: Tunnel, remote: URL, services: Services, granted: list[Granted]) -> None:
         self.tunnel = tunnel
@@ -56,6 +80,19 @@ class _Member:
         self.asked: deque[Services] = deque()  # the server has not answered yet; it does so in order
         self.ports: dict[int, int] = {}  # protocol 1: what INFO has told about the next answer
         self.unused_s = 0.0  # without a stream, in ticks
+        self.leaving_s = 0.0  # since it has been called over, in ticks
+
+    def status(self, leaving: bool) -> dict[str, Any]:
+        tunnel = self.tunnel
+        return {
+            "remote": str(self.remote),
+            "protocol": tunnel.frames.version,
+            "transport": self.remote.scheme,
+            "age_s": round(tunnel.age, 1),
+            "rtt_ms": round(tunnel.rtt * 1000, 2),
+            "streams": len(tunnel.streams),
+            "state": "leaving" if leaving and not tunnel.draining else tunnel.state,
+        }
 
 
 class Pool:
@@ -82,18 +119,29 @@ class Pool:
         self._services = services
         self._wake = Event()
         self._members: dict[Tunnel, _Member] = {}
+        self._leaving: dict[Tunnel, _Member] = {}  # called over: they serve on, and count no more
+        self._to_replace = 0  # tunnels in use among those that have been called over
         self._numbers = 0
         self._failures = 0  # in a row
-        self._refused = False  # whether those were refusals
+        self._failure: Failure = "lost"  # what those were
+        self._failed_at = 0.0  # monotonic, the last time
+        self._tries = 0
         self._delay = 0.0  # seconds to wait before the next attempt
+        self._hurry = Event()  # that delay is another one now
         self._last_problem = ""
         self._published: list[tuple[int, str]] = []  # what the log has told last
+        self.ready = Event()  # there has been a tunnel, or every way has been tried
         self.over = False
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     @property
     def tunnels(self) -> list[Tunnel]:
-        return list(self._members)
+        return [*self._members, *self._leaving]
+
+    @property
+    def problem(self) -> str:
+        """Why there is no tunnel, as far as that is known; "" when there is one."""
+        return "" if self.tunnels else self._last_problem
 
     def start(self) -> None:
         self._clock.add(self)
@@ -118,8 +166,24 @@ class Pool:
         A tunnel that is open goes on with what it has until its server has agreed. Running streams stay.
         """
         self._services = services
-        for member in self._members.values():
+        for member in (*self._members.values(), *self._leaving.values()):
             self._ask(member, services)
+
+    def status(self) -> list[dict[str, Any]]:
+        """For people and programs: a JSON object for each tunnel."""
+        members = (*self._members.values(), *self._leaving.values())
+        return [each.status(leaving=each.tunnel in self._leaving) for each in members]
+
+    def public(self) -> list[tuple[str, list[str]]]:
+        """Each service's local URL, and where visitors find it."""
+        services = self._services.entries
+        found: list[dict[str, None]] = [{} for _ in services]
+        for member in (*self._members.values(), *self._leaving.values()):
+            if member.services is self._services:
+                for known, service, granted in zip(found, services, member.granted, strict=False):
+                    if where := address(service, granted, member.remote):
+                        known[where] = None
+        return [(str(service.local), list(known)) for service, known in zip(services, found, strict=True)]
 
     def tick(self, period: float) -> None:
         """Close tunnels that have not been needed for a while."""
@@ -133,32 +197,49 @@ class Pool:
                 spare.append(tunnel)
         for tunnel in spare[self._options.remote_idle_connections :]:
             tunnel.drain()
+        for tunnel, member in self._leaving.items():
+            member.leaving_s += period
+            if member.leaving_s > LEAVING_S and self._usable():
+                tunnel.drain()
+
+    def _usable(self) -> list[int]:
+        """The number of streams of each tunnel that can be counted on."""
+        return [len(t.streams) for t in self._members if not (t.draining or t.suspect)]
 
     def _run(self) -> None:
         while True:
-            options = self._options
-            if self._delay:
-                # Jittered: a thousand clients must not come at once. Never the whole delay, so that with the
-                # default of 5 s a tunnel is up, not just begun, 5 s after the network is back.
-                gevent.sleep(self._delay * random.uniform(0.5, 0.8))
-                self._delay = 0.0
-            usable = [len(t.streams) for t in self._members if not (t.draining or t.suspect)]
-            if not more_wanted(usable, options.remote_idle_connections, options.remote_connections):
+            while self._delay:
+                delay, self._delay = self._delay, 0.0
+                self._pause(delay)
+            if not self._wanted():
                 self._wake.wait()
                 self._wake.clear()
                 continue
             services = self._services
+            began = monotonic()
             try:
                 remote = self._next_remote()
                 self._take(remote, services, self._dialer.open(remote, services))
             except GTError as error:
-                self._failed(refused=isinstance(error, RemoteRefused))
-                if str(error) != self._last_problem:  # say it once, not at every attempt
-                    self._last_problem = str(error)
+                problem = str(error)
+                if problem != self._last_problem:  # say it once, not at every attempt
+                    self._last_problem = problem
                     log.warning("no tunnel: %s; trying again until there is one", error)
-            except Exception:
+                self._failed(_kind(error), began)
+            except Exception as error:
+                self._last_problem = f"unexpected {type(error).__name__}"
                 log.exception("unexpected error while opening a tunnel")
-                self._failed(refused=True)
+                self._failed("refused", began)
+
+    def _pause(self, seconds: float) -> None:
+        self._hurry.clear()
+        self._hurry.wait(seconds)
+
+    def _wanted(self) -> int:
+        """How many tunnels to open."""
+        options, usable = self._options, self._usable()
+        more = more_wanted(usable, options.remote_idle_connections, options.remote_connections)
+        return max(more, min(self._to_replace, options.remote_connections - len(usable)))
 
     def _next_remote(self) -> URL:
         if self._find is not None and self._lost:
@@ -166,11 +247,21 @@ class Pool:
             self._lost = False
         return self._remotes[self._failures % len(self._remotes)]
 
-    def _failed(self, refused: bool) -> None:
+    def _failed(self, failure: Failure, began: float) -> None:
+        """What began at `began` has. All that was under way at a failure has failed with it, and counts once."""
         self._lost = True
-        self._failures = self._failures + 1 if refused == self._refused else 1
-        self._refused = refused
-        self._delay = delay_before(self._failures, refused, self._options.reconnect_delay)
+        if began < self._failed_at:
+            return
+        self._failed_at = monotonic()
+        self._failures = self._failures + 1 if failure == self._failure else 1
+        self._failure = failure
+        # Jittered: a thousand clients must not come at once. Never the whole delay, so that with the default of 5 s a
+        # tunnel is up, not just begun, 5 s after the network is back.
+        longest = delay_before(self._failures, failure, self._options.reconnect_delay)
+        self._delay = longest * random.uniform(0.5, 0.8)
+        self._tries += 1
+        if self._tries >= len(self._remotes):
+            self.ready.set()
 
     def _take(self, remote: URL, services: Services, opened: Opened) -> None:
         tunnel = opened.tunnel
@@ -181,12 +272,15 @@ class Pool:
         member = _Member(tunnel, remote, services, opened.granted)
 
         def closed(reason: str) -> None:
+            was_leaving = self._leaving.pop(tunnel, None) is not None
             self._members.pop(tunnel, None)
-            if not tunnel.draining:
+            if not self._leaving:
+                self._to_replace = 0
+            if not (tunnel.draining or was_leaving):
                 counters.tunnels_lost += 1
                 self._lost = True
                 if monotonic() - opened_at < SHORT_LIFE_S:
-                    self._failed(refused=False)
+                    self._failed("lost", opened_at)
             log.info("%s is down: %s", tunnel.name, reason)
             self._wake.set()
 
@@ -205,11 +299,13 @@ class Pool:
         tunnel.on_suspect = self._wake.set
         self._clock.add(tunnel)
         self._last_problem = ""
+        self._to_replace = max(0, self._to_replace - 1)
         counters.tunnels_opened += 1
         log.info("%s is up", tunnel.name)
         self._tell(member)
         tunnel.opened()
         self._ask(member, self._services)  # they may have been replaced during the opening
+        self.ready.set()
 
     def _control(self, member: _Member, message: Any) -> None:
         if isinstance(message, dict):
@@ -223,6 +319,8 @@ class Pool:
             log.info("%s says: %s", member.tunnel.name, message.get("text"))
         elif kind == "drain":
             self._drained(member.tunnel)
+        elif kind == "reconnect":
+            self._call_over(member)
         elif kind == "ready" and member.asked:
             granted = message.get("services")
             known = granted if isinstance(granted, list) else []
@@ -237,9 +335,10 @@ class Pool:
                 tunnel.abort("closed by the server")
             self._drained(tunnel)
         elif isinstance(message, compat.Reconnect):
-            tunnel.draining = True  # its CLOSE is to come
-            self._lost = True
-            self._wake.set()
+            if tunnel in self._members:
+                self._lost = True
+                for each in list(self._members.values()):  # GT says it on one tunnel, and means all
+                    self._call_over(each)
         elif isinstance(message, compat.Info):
             member.ports[message.index] = message.port
         elif isinstance(message, compat.ServicesDone) and member.asked:
@@ -249,10 +348,27 @@ class Pool:
             member.ports.clear()
             self._disagreed(member, compat_refusal(message))
 
+    def _call_over(self, member: _Member) -> None:
+        """The server is being replaced: open new tunnels in place of this one, which serves until it is drained."""
+        tunnel = member.tunnel
+        if tunnel.draining or self._members.pop(tunnel, None) is None:
+            return
+        log.info("%s: the server is being replaced, new tunnels take its place", tunnel.name)
+        self._leaving[tunnel] = member
+        if tunnel.streams:
+            self._to_replace += 1
+        self._failures = 0
+        self._delay = random.uniform(0.0, CALLED_OVER_S)
+        if tunnel.age < SHORT_LIFE_S:  # should a server say this to each new one
+            self._delay += FIRST_DELAY_S
+        self._hurry.set()
+        self._wake.set()
+
     def _drained(self, tunnel: Tunnel) -> None:
         """The server opens nothing new there."""
         if not tunnel.closed:
-            self._lost = self._lost or not tunnel.draining  # unless that answers our own
+            # Unless that answers our own, or was to be expected.
+            self._lost = self._lost or not (tunnel.draining or tunnel in self._leaving)
             self._wake.set()
             tunnel.drained_by_peer()
 
@@ -286,7 +402,7 @@ class Pool:
     def _disagreed(self, member: _Member, error: RemoteRefused) -> None:
         """The tunnel stays with what it has, and so do, from now on, the new ones: they would be refused."""
         refused = member.asked.popleft()
-        if refused is self._services:
+        if refused is self._services and member.tunnel not in self._leaving:
             self._services = member.services
             reason = advised(error, refused.entries)
             log.warning("the server refuses the new services, those before stay: %s", reason)
@@ -300,3 +416,9 @@ class Pool:
             if (level, text) not in self._published:
                 log.log(level, "%s", text)
         self._published = now
+
+
+def _kind(error: GTError) -> Failure:
+    if not isinstance(error, RemoteRefused):
+        return "lost"
+    return "full" if error.code == "too_many_connections" else "refused"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import yaml
 
+from gtapp.config.files import Files
 from gtapp.config.options import OPTIONS, SERVICE, USER
 from gtapp.config.problems import Problems, Values, nearest, quoted
 from gtapp.config.schema import Option
@@ -36,13 +37,13 @@ class Contents(NamedTuple):
     services: list[Part]
 
 
-def role_of(path: Path) -> str:
+def role_of(path: Path, files: Files | None = None) -> str:
     """What a file is for: server, client or connect, or "users" for a users file. Raises ConfigError.
 
     `type` says it; without it, the keys show it.
     """
     problems = Problems()
-    file = YamlFile(path, problems)
+    file = YamlFile(path, problems, files)
     top = file.mapping(file.root, "the file")
     problems.check()
     if "type" in top:
@@ -61,9 +62,9 @@ def role_of(path: Path) -> str:
     raise ConfigError(f'{path}: does not say what it is for, add "type: server" or "type: client"')
 
 
-def read_config_file(path: Path, role: str, problems: Problems) -> Contents:
+def read_config_file(path: Path, role: str, problems: Problems, files: Files | None = None) -> Contents:
     """What a config file of `role` says. Raises ConfigError when the file itself is unusable."""
-    file = YamlFile(path, problems)
+    file = YamlFile(path, problems, files)
     options = OPTIONS[role]
     top = file.mapping(file.root, "the file")
     allowed = ("type", "version", "options", *_LAYOUT[role])
@@ -86,9 +87,9 @@ def read_config_file(path: Path, role: str, problems: Problems) -> Contents:
     return Contents(given, users, services)
 
 
-def read_users_file(path: Path, problems: Problems) -> dict[str, Part]:
+def read_users_file(path: Path, problems: Problems, files: Files | None = None) -> dict[str, Part]:
     """The users of a users file, by id. Raises ConfigError when the file itself is unusable."""
-    file = YamlFile(path, problems)
+    file = YamlFile(path, problems, files)
     return _users(file, file.root)
 
 

@@ -28,28 +28,34 @@ _ABOUT = {
 }
 USAGE = (
     """\
-usage: gt.py [-c FILE] [server|client] [options]
+usage: gt.py [-c FILE|DIR] [--depth N] [-s reload|restart|stop|upgrade] [server|client] [options]
 
   server      accept visitors and tunnels
   client      publish local services
+  status      say what a running GT does: gt.py status [-c FILE|DIR] [--json]
   check       say whether a configuration is right, and what it amounts to: gt.py check -c FILE|DIR [--depth N]
   hash-password  read a password and print its hash, for basicAuth
   demo        a server, a client and a page, to see it work
   version     say which version this is
 
-gt.py server --help and gt.py client --help list the options. With -c alone the file says which role it is for.
+gt.py server --help and gt.py client --help list the options. With -c alone the file says which role it is for; of a
+directory, every .yaml and .yml file in it is run. -s has a GT that runs take over its configuration (reload), start new
+processes that take over from the old (restart), end (stop), or replace its own program as well (upgrade).
 """,
     """\
-用法：gt.py [-c FILE] [server|client] [选项]
+用法：gt.py [-c FILE|DIR] [--depth N] [-s reload|restart|stop|upgrade] [server|client] [选项]
 
   server      接受访客与隧道
   client      发布本地服务
+  status      显示正在运行的 GT 的状态：gt.py status [-c FILE|DIR] [--json]
   check       检查配置并显示实际生效的值：gt.py check -c FILE|DIR [--depth N]
   hash-password  读取密码并输出其哈希，用于 basicAuth
   demo        启动服务器、客户端和一个示例页面
   version     显示版本
 
-gt.py server --help 和 gt.py client --help 列出全部选项。只给 -c 时，由文件决定角色。
+gt.py server --help 和 gt.py client --help 列出全部选项。只给 -c 时，由文件决定角色；给出目录时，运行其中所有的
+.yaml 和 .yml 文件。-s 让正在运行的 GT 重新读取配置（reload）、用新进程接替旧进程（restart）、结束（stop），
+或者连同主进程一起换成新程序（upgrade）。
 """,
 )
 WELCOME = (

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from gtapp.config.config_file import Contents, Part, read_config_file, read_users_file
 from gtapp.config.environ import check_names, read_environ
+from gtapp.config.files import Files
 from gtapp.config.flags import read_flags
 from gtapp.config.options import OPTIONS, SERVICE, USER, ClientOptions, Limits, ServerOptions, Service, User
 from gtapp.config.problems import Given, Problems, Values, quoted
@@ -58,17 +59,21 @@ class ClientConfig:
     services: tuple[Service, ...]
 
 
-def load_server(words: Sequence[str], environ: Mapping[str, str]) -> ServerConfig:
-    """The configuration that the words after `server` and the environment ask for. Raises ConfigError."""
+def load_server(words: Sequence[str], environ: Mapping[str, str], files: Files | None = None) -> ServerConfig:
+    """The configuration that the words after `server` and the environment ask for. Raises ConfigError.
+
+    `files` remembers what the files have said.
+    """
+    files = files or Files()
     problems = Problems()
     flags = read_flags(words, OPTIONS["server"], {}, problems)
     check_names(environ, problems)
-    path, file = _read_file(flags.path, "server", problems)
+    path, file = _read_file(flags.path, "server", problems, files)
     given = file.options | read_environ(environ, OPTIONS["server"], problems) | flags.options
     options = _build(ServerOptions, OPTIONS["server"], given, problems)
     parts = file.users
     if options.users:
-        parts |= read_users_file(Path(options.users), problems)
+        parts |= read_users_file(Path(options.users), problems, files)
     parts |= _paired_users(given, problems)
     users = _build_users(parts, options, problems)
     problems.check()
@@ -99,15 +104,17 @@ def load_server(words: Sequence[str], environ: Mapping[str, str]) -> ServerConfi
 def load_users(path: Path, options: ServerOptions) -> dict[str, User]:
     """The users of a users file; what they do not limit themselves `options` limit. Raises ConfigError."""
     problems = Problems()
-    users = _build_users(read_users_file(path, problems), options, problems)
+    users = _build_users(read_users_file(path, problems, Files()), options, problems)
     problems.check()
     return users
 
 
-def load_client(words: Sequence[str], environ: Mapping[str, str], secret: str = "") -> ClientConfig:
+def load_client(
+    words: Sequence[str], environ: Mapping[str, str], files: Files | None = None, secret: str = ""
+) -> ClientConfig:
     """The configuration that the words after `client` and the environment ask for. Raises ConfigError.
 
-    `secret` is for a client that is given none; a random one by default.
+    `files` remembers what the files have said. `secret` is for a client that is given none; a random one by default.
 
     The services of the command line, of the environment (one) and of the file are all published, as the original
     GT does it.
@@ -115,7 +122,7 @@ def load_client(words: Sequence[str], environ: Mapping[str, str], secret: str = 
     problems = Problems()
     flags = read_flags(words, OPTIONS["client"], SERVICE, problems)
     check_names(environ, problems)
-    path, file = _read_file(flags.path, "client", problems)
+    path, file = _read_file(flags.path, "client", problems, files or Files())
     given = file.options | read_environ(environ, OPTIONS["client"], problems) | flags.options
     options = _build(ClientOptions, OPTIONS["client"], given, problems)
     service = read_environ(environ, SERVICE, problems)
@@ -150,10 +157,10 @@ def load_client(words: Sequence[str], environ: Mapping[str, str], secret: str = 
     return ClientConfig(path, options, services)
 
 
-def _read_file(path: str | None, role: str, problems: Problems) -> tuple[Path | None, Contents]:
+def _read_file(path: str | None, role: str, problems: Problems, files: Files) -> tuple[Path | None, Contents]:
     if path is None:
         return None, Contents({}, {}, [])
-    return Path(path), read_config_file(Path(path), role, problems)
+    return Path(path), read_config_file(Path(path), role, problems, files)
 
 
 def _build(

@@ -288,10 +288,10 @@ class ServerOptions(Limits, ConsoleOptions, LogOptions, SentryOptions):
         en="its log level", zh="STUN 服务的日志级别")
 
     workers: int = option(
-        "workers", WORKERS, 1, Section.PROCESSES, "restart", available=False,
+        "workers", WORKERS, 1, Section.PROCESSES, "restart",
         en="relay processes, auto: one per core", zh="转发进程数，auto 表示每核一个")
     drain_timeout: float = option(
-        "drainTimeout", DURATION, 600.0, Section.PROCESSES, "live", available=False,
+        "drainTimeout", DURATION, 600.0, Section.PROCESSES, "live",
         en="how long a replaced worker may finish its connections", zh="被替换的进程完成现有连接的时限")
 
 
@@ -411,7 +411,7 @@ class ClientOptions(ConsoleOptions, LogOptions, SentryOptions):
         en="peers in the pool for it", zh="TCP 转发连接池的连接数")
 
     workers: int = option(
-        "workers", WORKERS, 1, Section.PROCESSES, "restart", available=False,
+        "workers", WORKERS, 1, Section.PROCESSES, "restart",
         en="relay processes, auto: one per core", zh="转发进程数，auto 表示每核一个")
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import yaml
 
+from gtapp.config.files import Files
 from gtapp.config.problems import Problems, nearest, quoted
-from gtapp.config.values import MIB
 from gtapp.errors import ConfigError
 
-MAX_FILE_BYTES = 10 * MIB
 MAX_DEPTH = 32  # a configuration needs 5; PyYAML composes by recursion
 MAX_NODES = 1_000_000  # with aliases counted as often as they are used; a file of 200,000 users has as many
 
@@ -30,10 +29,10 @@ _SHAPES = {yaml.ScalarNode: "a single value", yaml.SequenceNode: "a list", yaml.
 class YamlFile:
     """One YAML file. Raises ConfigError when it cannot be read; what is wrong inside goes to `problems`."""
 
-    def __init__(self, path: Path, problems: Problems) -> None:
+    def __init__(self, path: Path, problems: Problems, files: Files | None = None) -> None:
         self.path = path
         self.problems = problems
-        text = _read(path)
+        text = (files or Files()).read(path)
         try:
             _check_shape(path, text)
             root = yaml.compose(text, Loader=_Loader)
@@ -149,22 +148,3 @@ def _check_shape(path: Path, text: str) -> None:
 def is_null(node: yaml.Node) -> bool:
     """Whether nothing is written there (or `null`, or `~`)."""
     return node.tag == _NULL
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a directory, a file is needed here") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES // MIB} MiB")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: is not UTF-8 text (byte 0x{data[error.start]:02x})") from None

@@ -8,17 +8,17 @@ logged through `Limited("gt.<part>")`, lest they fill the files with it.
 import contextlib
 import json
 import logging
-import logging.handlers
 import sys
 import traceback
 from collections import OrderedDict
 from datetime import datetime
-from io import TextIOWrapper
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
+
+from gtapp.observe.log_file import LogFile
 
 TRACE = 5
 PANIC = 60
@@ -195,59 +195,43 @@ class _Stderr(logging.Handler):
             sys.stderr.flush()
 
 
-class _File(logging.handlers.RotatingFileHandler):
+class _File(logging.Handler):
     """The log file. While it cannot be written, lines go to stderr; each further line tries the file again."""
 
-    def __init__(self, file: Path, max_size: int, max_count: int, fallback: _Stderr) -> None:
-        super().__init__(
-            file,
-            maxBytes=max_size,
-            backupCount=max_count - 1,
-            encoding="utf-8",
-            errors="backslashreplace",
-            delay=True,
-        )
+    def __init__(self, path: Path, max_size: int, max_count: int, fallback: _Stderr) -> None:
+        super().__init__()
+        self._path = path
+        self._file = LogFile(path, max_size, max_count)
         self._fallback = fallback
-        self._error: BaseException | None = None  # of the line that is being written
         self._failing = False
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
         super().setFormatter(fmt)
         self._fallback.setFormatter(fmt)
 
-    def _open(self) -> TextIOWrapper:
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-        return super()._open()
-
-    def doRollover(self) -> None:
-        if self.backupCount > 0:
-            super().doRollover()
-        elif self.stream is not None:  # one file only: it begins anew, where the base class would write on
-            self.stream.truncate(0)
-
     def emit(self, record: logging.LogRecord) -> None:
-        error = self._write(record)
+        line = self.format(record) + "\n"
+        error = None
+        try:
+            self._file.append(line.encode("utf-8", "backslashreplace"))
+        except OSError as problem:
+            error = problem
         if error and not self._failing:
-            why = getattr(error, "strerror", None) or error
-            self._notice(logging.ERROR, f"cannot write the log file {self.baseFilename}: {why}; see stderr")
+            why = error.strerror or error
+            self._notice(logging.ERROR, f"cannot write the log file {self._path}: {why}; see stderr")
         elif self._failing and not error:
-            self._notice(logging.INFO, f"the log file {self.baseFilename} can be written again")
+            self._notice(logging.INFO, f"the log file {self._path} can be written again")
         self._failing = error is not None
         if error:
             self._fallback.emit(record)
 
-    def _write(self, record: logging.LogRecord) -> BaseException | None:
-        self._error = None
-        super().emit(record)
-        return self._error
+    def reopen(self) -> None:
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):  # the next line says it
+            self._file.reopen()
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Called by the base class in its `except`. The next line opens the file anew."""
-        self._error = sys.exc_info()[1]
-        stream, self.stream = self.stream, None
-        if stream is not None:
-            with contextlib.suppress(OSError, ValueError):  # it still holds what it could not write
-                stream.close()
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
     def _notice(self, level: int, text: str) -> None:
         self._fallback.emit(logging.LogRecord("gt.logs", level, __file__, 0, text, None, None))
@@ -301,6 +285,8 @@ _handler: logging.Handler | None = None
 def setup(level: str, format: str, file: Path | None, max_size: int, max_count: int, role: str) -> None:
     """Send this process' logs to `file`, or to stderr. Called again, it replaces what it set up before.
 
+    `role` is what lines say about where they come from: "client", or which one of several processes: "server/2". All
+    may write the same file.
     `level` is one of LEVEL_NAMES and `format` one of FORMATS; other libraries' logs appear from "warn" on. A file that
     reaches `max_size` bytes (0: never) is renamed to `file`.1 and so on; `max_count` files are kept, this one included.
     A file that cannot be written is an ERROR line on stderr, and then the lines it should have got; never an exception.
@@ -316,6 +302,12 @@ def setup(level: str, format: str, file: Path | None, max_size: int, max_count: 
     set_level(level)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
+
+
+def reopen() -> None:
+    """The log file has been renamed, by logrotate for example: write a new one from now on."""
+    if isinstance(_handler, _File):
+        _handler.reopen()
 
 
 def set_level(level: str) -> None:

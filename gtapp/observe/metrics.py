@@ -1,9 +1,10 @@
-"""Counters and gauges of this process. Counted all over the data path; read by GT_DEBUG_STATS, console and Prometheus.
+"""Counters and gauges of this process. Counted all over the data path; read by `gt.py status`, console and Prometheus.
 
 The fields of `Counters` and `Gauges` are the table: name, help and unit stand nowhere else.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,7 @@ class Counters:
     """What happened since the process started. Incremented where it happens: `counters.streams_opened += 1`."""
 
     visitors_accepted: int = _metric("Visitors who said where they want to go.", "connections")
+    visitors_passed: int = _metric("Visitors passed to another worker, which has the tunnel.", "connections")
     visitors_not_http: int = _metric("Visitors whose first bytes were not HTTP: closed.", "connections")
     visitors_not_tls: int = _metric(
         "Visitors of sniAddr whose first bytes were not TLS: closed.", "connections"
@@ -93,3 +95,15 @@ def snapshot() -> dict[str, int]:
     now = {metric.name: getattr(counters, metric.name) for metric in METRICS if metric.kind == "counter"}
     now.update((name, read()) for name, read in _gauges.items())
     return now
+
+
+def summed(snapshots: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Those of several processes in one, in the order of the table; what only one of them knows is there as well.
+
+    A client with tunnels in two processes counts twice among `clients`.
+    """
+    total: Counter[str] = Counter()
+    for each in snapshots:
+        total.update(each)
+    known = [metric.name for metric in METRICS if metric.name in total]
+    return {name: total[name] for name in dict.fromkeys((*known, *total))}

@@ -1,4 +1,4 @@
-"""Error reports: log records of the wanted levels go to a Sentry server, redacted. `process.worker` starts them.
+"""Error reports: log records of the wanted levels go to a Sentry server, redacted. `process.reports` starts them.
 
 Of what sentry-sdk would collect by itself (arguments, local variables, source, requests, host name, breadcrumbs)
 nothing is sent. Reports wait in a bounded queue that a greenlet empties; the relay never waits for it.

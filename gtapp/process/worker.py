@@ -1,181 +1,239 @@
-"""A relay process: logging, signals and one server or client, from start to a graceful end. Called by `cli`."""
+"""A worker: one relay process of a server or client. Its master starts it, tells it what to run, and sees it end.
 
-import contextlib
+Messages from the master: start, sibling, reload, retire, stop, reopen, and the questions status and debug. Messages to
+it: alive, ready, failed, cut, and what the server asks about TCP ports.
+"""
+
+import base64
 import gc
-import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Protocol
 
 import gevent
 import greenlet
-from gevent.event import Event
+from gevent import get_hub
+from gevent.event import AsyncResult, Event
 
-from gtapp import __version__
-from gtapp.client.app import ClientApp
-from gtapp.config.load import ClientConfig, ServerConfig
-from gtapp.config.options import OPTIONS, LogOptions, SentryOptions
-from gtapp.errors import ConfigError, GTError
+from gtapp.config.load import ClientConfig
+from gtapp.errors import GTError
 from gtapp.observe import logs, metrics
+from gtapp.process.plan import TICK_S
+from gtapp.process.reports import ErrorReports
+from gtapp.process.source import Config, Source, set_up_logs
+from gtapp.relay.channel import Channel, Message, close_all
 from gtapp.relay.pump import Pump
-from gtapp.server.app import ServerApp
+from gtapp.relay.sockets import PlainSocket, plain_socket
+from gtapp.server.siblings import Siblings
 
 log = logging.getLogger("gt.process")
 
-GRACE_S = 10.0  # how long running connections may take to end after SIGTERM
+READY_S = (
+    10.0  # how long a client that takes over from another waits for its tunnels, before that one retires
+)
+ORPHAN_S = 0.5  # what connections have when the master is gone: nobody could end this process later
 
 
-C = TypeVar("C", ServerConfig, ClientConfig, contravariant=True)
+class App(Protocol):
+    """A server or a client."""
 
+    ready: Event  # it can take the place of another
 
-class App(Protocol[C]):
+    @property
+    def over(self) -> bool: ...
     def start(self) -> None: ...
-    def reload(self, config: C) -> None: ...
-    def stop(self, grace: float) -> None: ...
+    def reload(self, config: Any, sockets: Mapping[str, PlainSocket]) -> None: ...
+    def retire(self) -> None: ...
+    def stop(self, grace: float) -> int: ...
+    def status(self) -> dict[str, Any]: ...
 
 
-def run_server(load: Callable[[], ServerConfig]) -> int:
-    """Run a server until SIGTERM or SIGINT; the exit code. SIGHUP loads its configuration anew."""
-    config = load()
-    _set_up_logs(config.options, "server")
-    _hide_server(config)
-    with _error_reports(config.options, "server"):
-        return _run(ServerApp, "server", config, load, _hide_server)
+def run(fd: int) -> NoReturn:
+    """Be the worker that its master reaches through this descriptor. Ends the process."""
+    get_hub().print_exception = logs.unhandled  # type: ignore[method-assign, assignment]
+    code = Worker(Channel(socket.socket(fileno=fd))).run()
+    logging.shutdown()
+    # Not by way of the interpreter's end: a thread that still derives a key would hold that up.
+    os._exit(code)
 
 
-def run_client(load: Callable[[], ClientConfig]) -> int:
-    """Run a client until SIGTERM or SIGINT; the exit code. SIGHUP loads its configuration anew."""
-    config = load()
-    _set_up_logs(config.options, "client")
-    _hide_client(config)
-    with _error_reports(config.options, "client"):
-        return _run(ClientApp, "client", config, load, _hide_client)
+class Worker:
+    """What it relays is in `_app`; `_ended` gets how long that may go on, in seconds."""
 
+    def __init__(self, master: Channel) -> None:
+        self._master = master
+        self._started: Any = AsyncResult()  # a Message
+        self._ended: Any = AsyncResult()
+        self._siblings = Siblings()
+        self._app: App | None = None
+        self._config: Config | None = None
+        self._sockets: dict[str, PlainSocket] = {}
 
-def _hide_server(config: ServerConfig) -> None:
-    for user in config.users.values():
-        for secret in (user.secret, user.verifier):
-            if secret:
-                logs.hide(secret)
-
-
-def _hide_client(config: ClientConfig) -> None:
-    logs.hide(config.options.secret)
-    for service in config.services:
-        if service.basic_auth:
-            logs.hide(service.basic_auth.partition(":")[2])
-
-
-def _set_up_logs(options: LogOptions, role: str) -> None:
-    file = Path(options.log_file) if options.log_file else None
-    sizes = (options.log_file_max_size, options.log_file_max_count)
-    logs.setup(options.log_level, options.log_format, file, *sizes, role)
-
-
-@contextlib.contextmanager
-def _error_reports(options: SentryOptions, role: str) -> Iterator[None]:
-    """Report errors to Sentry meanwhile, where that is configured. Raises ConfigError."""
-    if not options.sentry_dsn:
-        yield
-        return
-    from gtapp.observe import sentry  # 9 MB, for those who want it
-
-    try:
-        reports = sentry.Reports(
-            options.sentry_dsn,
-            options.sentry_level,
-            options.sentry_sample_rate,
-            options.sentry_release or f"gt@{__version__}",
-            options.sentry_environment,
-            options.sentry_server_name,
-            options.sentry_debug,
-            role,
-        )
-    except ValueError as error:
-        raise ConfigError(f"sentryDSN: {error}") from error
-    try:
-        yield
-    finally:
-        reports.stop()
-
-
-def _run(
-    make: Callable[[C], App[C]], role: str, config: C, load: Callable[[], C], hide: Callable[[C], None]
-) -> int:
-    gevent.get_hub().print_exception = logs.unhandled  # type: ignore[method-assign, assignment]
-    ended = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, ended.set)
-    stats = os.environ.get("GT_DEBUG_STATS")
-    if stats:
-        gevent.signal_handler(signal.SIGUSR1, _stats_wanted, Path(stats))
-    wanted = Event()
-    gevent.signal_handler(signal.SIGHUP, wanted.set)
-    try:
-        app = make(config)
-        app.start()
-    except GTError as error:
-        log.error("%s", error)
-        return 2
-    reloading = gevent.spawn(_reload_when, wanted, app, role, config, load, hide)
-    log.info("GT %s runs as process %d", __version__, os.getpid())
-    ended.wait()
-    reloading.kill()
-    log.info("ending: running connections have %.0f s", GRACE_S)
-    app.stop(GRACE_S)
-    log.info("ended")
-    return 0
-
-
-def _reload_when(
-    wanted: Event, app: App[C], role: str, config: C, load: Callable[[], C], hide: Callable[[C], None]
-) -> None:
-    """`config` is the one that the process has started with."""
-    while True:
-        wanted.wait()
-        wanted.clear()
+    def run(self) -> int:
+        """Work until the end; the exit code."""
+        self._master.on_message = self._received
+        self._master.on_closed = lambda: self._end(ORPHAN_S)
+        self._master.start()
+        gevent.signal_handler(signal.SIGTERM, self._end, 0.0)
+        gevent.wait([self._started, self._ended], count=1)
+        if not self._started.ready():
+            return 0
         try:
-            new = load()
-            hide(new)
-            app.reload(new)
+            return self._work(self._started.value)
         except GTError as error:
-            log.error("not reloaded, everything stays as it was: %s", error)
-            continue
-        except Exception:
-            log.exception("unexpected error while reloading")
-            continue
-        logs.set_level(new.options.log_level)
-        log.info("reloaded")
-        later = ", ".join(
-            option.key
-            for option in OPTIONS[role].values()
-            if option.applies != "live"
-            and getattr(new.options, option.name) != getattr(config.options, option.name)
-        )
-        if later:
-            log.warning("changed, but in force only after a restart: %s", later)
+            for sock in self._sockets.values():
+                sock.close()
+            self._master.send("failed", {"reason": str(error)})
+            while self._master.queued and not self._master.closed:
+                gevent.sleep(0.01)
+            return 2
+
+    def _work(self, start: Message) -> int:
+        values = start.values
+        source, config = _load(values["source"])
+        share: tuple[int, int] = tuple(values["share"])
+        name = f"{source.role}/{values['number']}" if share[1] > 1 else source.role
+        set_up_logs(config, name)
+        reports = ErrorReports()
+        reports.follow(config.options, source.role)
+        try:
+            app = self._app = self._make(config, values["number"], share, start)
+            self._config = config
+            app.start()
+            if values["replaces"]:
+                app.ready.wait(READY_S)
+            self._master.send("ready")
+            alive = gevent.spawn(self._alive)
+            grace: float = self._ended.get()
+            alive.kill()
+            return self._stop(app, grace)
+        finally:
+            reports.stop()
+
+    def _make(self, config: Config, number: int, share: tuple[int, int], start: Message) -> App:
+        # Each needs only one of the two rooms.
+        if isinstance(config, ClientConfig):
+            from gtapp.client.app import ClientApp
+
+            close_all(start.fds)
+            return ClientApp(config, share=share)
+        from gtapp.server.app import ServerApp, Shared
+        from gtapp.server.port_office import PortClerk
+
+        self._siblings.number = number
+        self._sockets = _sockets(start)
+        key = base64.b64decode(start.values["key"])
+        return ServerApp(config, Shared(self._sockets, self._siblings, PortClerk(self._master), key))
+
+    def _alive(self) -> None:
+        while True:
+            self._master.send("alive")
+            gevent.sleep(TICK_S)
+
+    def _stop(self, app: App, grace: float) -> int:
+        if grace:
+            log.info("ending: running connections have %.0f s", grace)
+        cut = app.stop(grace)
+        self._siblings.stop()
+        if cut:
+            self._master.send("cut", {"streams": cut})
+        log.info("ended")
+        return 0
+
+    def _end(self, seconds: float) -> None:
+        if not self._ended.ready():
+            self._ended.set(seconds)
+
+    # what the master says
+
+    def _received(self, message: Message) -> None:
+        handlers: dict[str, Callable[[Message], Any]] = {
+            "start": self._started.set,
+            "sibling": self._sibling,
+            "reload": lambda message: self._answer(message, self._reload),
+            "retire": lambda message: gevent.spawn(self._retire, message.values["seconds"]),
+            "stop": lambda message: self._end(message.values["seconds"]),
+            "reopen": lambda message: logs.reopen(),
+            "status": lambda message: self._answer(message, self._status),
+            "debug": lambda message: self._answer(message, self._debug),
+        }
+        handler = handlers.get(message.kind)
+        if handler is None:
+            close_all(message.fds)
+        else:
+            handler(message)
+
+    def _answer(self, message: Message, answer: Callable[[Message], dict[str, Any]]) -> None:
+        gevent.spawn(lambda: self._master.reply(message, _answered(answer, message)))
+
+    def _sibling(self, message: Message) -> None:
+        self._siblings.add(message.values["number"], Channel(socket.socket(fileno=message.fds[0])))
+
+    def _reload(self, message: Message) -> dict[str, Any]:
+        if self._app is None:
+            close_all(message.fds)
+            raise GTError("it is still starting")
+        _, config = _load(message.values["source"])
+        self._app.reload(config, _sockets(message))
+        self._config = config
+        logs.set_level(config.options.log_level)
+        return {}
+
+    def _retire(self, seconds: float) -> None:
+        """Hand over, and end when nothing is relayed any more, but not later than `seconds` from now."""
+        if self._app is None:
+            return
+        self._app.retire()
+        while not self._app.over and seconds > 0:
+            gevent.sleep(TICK_S / 5)
+            seconds -= TICK_S / 5
+        self._end(0.0)
+
+    def _status(self, message: Message) -> dict[str, Any]:
+        del message
+        return {"metrics": metrics.snapshot(), **(self._app.status() if self._app is not None else {})}
+
+    def _debug(self, message: Message) -> dict[str, Any]:
+        """What this process holds, for tests that look for leaks."""
+        del message
+        gc.collect()
+        held: list[Any] = gc.get_objects()
+        return {
+            "fds": len(os.listdir("/proc/self/fd")),
+            "greenlets": sum(isinstance(each, greenlet.greenlet) and not each.dead for each in held),
+            "pumps": sum(isinstance(each, Pump) for each in held),
+            **metrics.snapshot(),
+        }
 
 
-def _write_stats(path: Path) -> None:
-    """What this process holds, for tests that look for leaks. The file appears whole."""
-    gc.collect()
-    held: list[Any] = gc.get_objects()
-    now: dict[str, Any] = {
-        "fds": len(os.listdir("/proc/self/fd")),
-        "greenlets": sum(isinstance(each, greenlet.greenlet) and not each.dead for each in held),
-        "pumps": sum(isinstance(each, Pump) for each in held),
-        **metrics.snapshot(),
-    }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(now))
-    temporary.rename(path)
-
-
-def _stats_wanted(path: Path) -> None:
+def _load(source: Mapping[str, Any]) -> tuple[Source, Config]:
+    """The configuration as the master has it; its warnings have been shown there."""
+    warnings = logging.getLogger("gt.config")
+    warnings.disabled = True
     try:
-        _write_stats(path)
-    except OSError as error:
-        log.warning("no statistics in %s: %s", path, error.strerror)
+        return Source.from_dict(source).load()
+    finally:
+        warnings.disabled = False
+
+
+def _sockets(message: Message) -> dict[str, PlainSocket]:
+    """The listening sockets of a message, by option."""
+    sockets = {}
+    for key, fd in zip(message.values["listening"], message.fds, strict=True):
+        with socket.socket(fileno=os.dup(fd)) as known:
+            family = int(known.family)
+        sockets[key] = plain_socket(family, fd)
+    return sockets
+
+
+def _answered(answer: Callable[[Message], dict[str, Any]], message: Message) -> dict[str, Any]:
+    try:
+        return answer(message)
+    except GTError as error:
+        return {"problem": str(error)}
+    except Exception as error:
+        log.exception("unexpected error with %s", message.kind)
+        return {"problem": f"internal error: {error}"}

@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
@@ -29,19 +30,30 @@ class Waiter(Protocol):
 
 
 class Bucket:
-    """Lets `speed` bytes per second pass, 0: any number. In hub callbacks: ask `allowed`, move bytes, `spend` them."""
+    """Lets `speed` bytes per second pass, 0: any number. In hub callbacks: ask `allowed`, move bytes, `spend` them.
+
+    Where other processes let the same user's bytes pass as well, `share` makes this one know who is active here, and
+    `set_part` gives it its part of the speed.
+    """
 
     def __init__(self, speed: int) -> None:
-        self._speed = speed
-        self._tokens = self._burst()
+        self._whole = speed
+        self._part = 1.0
+        self._speed: float = speed
+        self._burst = _burst(speed)
+        self._tokens = self._burst
         self._filled_at = monotonic()
         self._waiters: deque[Waiter] = deque()
         self._turn: Waiter | None = None
         self._share = 0
         self._timer: Any = None
+        self._active: dict[object, float] | None = (
+            None  # when they were last seen to be; None: nobody wants to know
+        )
+        self._on_active: Callable[[], None] = _nothing
 
     def __repr__(self) -> str:
-        return f"<Bucket speed={self._speed} tokens={self._tokens:.0f} waiting={len(self._waiters)}>"
+        return f"<Bucket speed={self._speed:.0f} tokens={self._tokens:.0f} waiting={len(self._waiters)}>"
 
     def allowed(self, waiter: Waiter, wanted: int) -> int:
         """How many of `wanted` bytes may pass now. 0: `wait`. While others wait, only who has the turn may pass."""
@@ -60,11 +72,12 @@ class Bucket:
         """So many bytes have passed. It may be more than was allowed: that is saved later."""
         if self._speed:
             # Not without end: new connections may bring more first bytes than the speed allows, for hours.
-            self._tokens = max(self._tokens - size, -float(self._speed))
+            self._tokens = max(self._tokens - size, -self._speed)
             self._share -= size
 
     def wait(self, waiter: Waiter) -> None:
         """Give `waiter` a turn after those who wait already."""
+        self.note(waiter)
         self._waiters.append(waiter)
         if self._timer is None and self._turn is None:
             self._expect()
@@ -79,16 +92,50 @@ class Bucket:
 
     def set_speed(self, speed: int) -> None:
         """From now on."""
+        self._set(speed, self._part)
+
+    def set_part(self, part: float) -> None:
+        """How much of the speed is for this process from now on, more than 0 and at most 1."""
+        if part != self._part:
+            self._set(self._whole, part)
+
+    def _set(self, whole: int, part: float) -> None:
         self._fill()
-        self._speed = speed
-        self._tokens = min(self._tokens, self._burst())
+        self._whole, self._part = whole, part
+        self._speed = whole * part
+        self._burst = _burst(whole) * part
+        self._tokens = max(min(self._tokens, self._burst), -self._speed)
         if self._timer is not None:
             self._timer.stop()
             self._expect()
 
-    def _burst(self) -> float:
-        speed = self._speed
-        return min(max(speed * BURST_S, BURST_BYTES), speed * LONGEST_BURST_S)
+    # who is active
+
+    def share(self, on_active: Callable[[], None] | None) -> None:
+        """Keep in mind who is active from now on, and call `on_active` when the first one is; None: no more."""
+        self._active = None if on_active is None else {}
+        self._on_active = on_active or _nothing
+
+    def note(self, one: object) -> None:
+        """`one` has moved bytes, or waits."""
+        if self._active is not None:
+            first = not self._active
+            self._active[one] = monotonic()
+            if first:
+                self._on_active()
+
+    def forget(self, one: object) -> None:
+        """`one` has come to its end."""
+        if self._active:
+            self._active.pop(one, None)
+
+    def active(self, seconds: float) -> int:
+        """How many have been active within so many seconds; the others are forgotten."""
+        if not self._active:
+            return 0
+        since = monotonic() - seconds
+        self._active = {one: when for one, when in self._active.items() if when >= since}
+        return len(self._active)
 
     def _turn_bytes(self) -> int:
         """What a waiter gets at a time."""
@@ -98,7 +145,7 @@ class Bucket:
 
     def _fill(self) -> None:
         now = monotonic()
-        most = self._burst()
+        most = self._burst
         if self._waiters or self._turn is not None:
             most += self._speed * BEHIND_S
         # What is there beyond a burst stays: somebody has waited for it, and takes it in several reads.
@@ -134,6 +181,14 @@ class Bucket:
         self._turn = None
         if self._waiters:
             self._expect()
+
+
+def _burst(speed: int) -> float:
+    return min(max(speed * BURST_S, BURST_BYTES), speed * LONGEST_BURST_S)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class Shaper:

@@ -39,16 +39,34 @@ class Clock:
     def start(self) -> None:
         self._timer.start(self._tick)
 
+    def quicken(self, period: float) -> None:
+        """Tick at least as often from now on. What is counted in ticks is over sooner: for a process that ends."""
+        if period < self.period:
+            self.period = period
+            self._timer.stop()
+            self._timer = get_hub().loop.timer(period, period)
+            self._timer.start(self._tick)
+
     def stop(self) -> None:
         self._timer.stop()
 
     def add(self, ticking: Ticking) -> None:
         self._ticking.add(ticking)
 
+    @property
+    def ticking(self) -> list[Ticking]:
+        """What is not over."""
+        return [each for each in self._ticking if not each.over]
+
+    @property
+    def over(self) -> bool:
+        """Whether everything added is over."""
+        return all(each.over for each in self._ticking)
+
     def wait(self, seconds: float) -> None:
         """Wait until everything added is over, at most so long."""
         deadline = monotonic() + seconds
-        while monotonic() < deadline and not all(ticking.over for ticking in self._ticking):
+        while monotonic() < deadline and not self.over:
             gevent.sleep(0.02)
 
     def _tick(self) -> None:

@@ -52,7 +52,6 @@ class Link:
     def __init__(self, sock: Socket, peer: str) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
         sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self.sock = sock
         self.peer = peer
@@ -75,6 +74,11 @@ class Link:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "finishing" if self._finishing else "open"
         return f"<Link {self.peer} {state} queued={self.queued}>"
+
+    def bound_silence(self) -> None:
+        """End the connection when what was sent stays unacknowledged for USER_TIMEOUT_MS. Only for a protocol whose
+        ends always read: the system counts the time during which the other end takes nothing as well."""
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
     def start(self) -> None:
         """Begin to read."""

@@ -39,7 +39,6 @@ class Pump:
     """Connects `stream` with the socket given to `attach`."""
 
     __slots__ = (
-        "_answered",
         "_body",
         "_closed",
         "_deaf",
@@ -48,6 +47,7 @@ class Pump:
         "_quiet_in",
         "_quiet_out",
         "_read_end",
+        "_read_last",
         "_reader",
         "_waiting",
         "_writer",
@@ -71,7 +71,7 @@ class Pump:
         self._read_end = False
         self._waiting = False  # for room on the link
         self._deaf = False  # a write has failed
-        self._answered = False  # something has been read since then
+        self._read_last = False  # something has been read since the last write, or since it failed
         self._closed = False
         self._reader: Watcher  # from `attach` on
         self._writer: Watcher | None = None
@@ -117,7 +117,7 @@ class Pump:
                 stream.send_window = window - size
                 tunnel.bytes_from_local += size
                 self._quiet_in = 0
-                self._answered = True
+                self._read_last = True
                 if window == size:
                     self._reader.stop()
             else:
@@ -125,7 +125,7 @@ class Pump:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            if self._deaf and self._answered and not stream.tunnel.is_server:
+            if self._deaf and self._read_last and not stream.tunnel.is_server:
                 self._end_of_input()
             else:
                 self._fail(frames.CANCELLED)
@@ -145,7 +145,7 @@ class Pump:
             self._reader.start(self._readable)
 
     def _end_of_input(self) -> None:
-        if self._deaf and not self._answered:  # the failed write has taken the error that belongs here
+        if self._deaf and not self._read_last:  # the failed write has taken the error that belongs here
             self._fail(frames.CANCELLED)
             return
         self._read_end = True
@@ -165,6 +165,7 @@ class Pump:
             self.stream.delivered(size)
             return
         self._quiet_out = 0
+        self._read_last = False
         sent = 0
         if not self._pending:
             try:
@@ -204,7 +205,7 @@ class Pump:
             self._fail(frames.CANCELLED)
             return False
         self._deaf = True
-        self._answered = False
+        self._read_last = False
         if self._writer is not None:
             self._writer.stop()
         dropped, self._pending_bytes = self._pending_bytes, 0
@@ -241,6 +242,7 @@ class Pump:
                 self._pending_bytes -= sent
                 if sent:
                     self._quiet_out = 0
+                    self._read_last = False
                     self.delivered_any = True
                     self.stream.delivered(sent)
             if self._pending:
@@ -291,6 +293,22 @@ class Pump:
         quiet = (max if idle.one_way else min)(self._quiet_in, self._quiet_out)
         if quiet > idle.ticks:
             self.stream.cut(frames.TIMED_OUT)
+
+    def end_if_quiet(self, ticks: int) -> None:
+        """Where the service has had the last word and nobody has said anything for so many ticks, tell it that the
+        visitor sends nothing more. It closes if it was waiting for a request, and finishes what it is at otherwise."""
+        from_service = not self._read_last and self.delivered_any
+        if not self.stream.tunnel.is_server:
+            from_service = self._read_last
+        if not from_service or min(self._quiet_in, self._quiet_out) < ticks:
+            return
+        if self._closed or self._read_end or self._deaf or self._pending:
+            return
+        if self.stream.tunnel.is_server:
+            self._end_of_input()
+        else:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
 
     def _fail(self, reason: int) -> None:
         """The local socket is gone."""

@@ -33,12 +33,18 @@ class Shaped(Pump):
     def tick(self) -> None:
         """Who waits for tokens is not idle, and is not what holds up its tunnel."""
         assert isinstance(self.sock, ShapedSocket)
-        if self.sock.up.has_waited():
+        if self.sock.up.look():
             self._quiet_in = 0
-        if self.sock.down.has_waited():
+        if self.sock.down.look():
             self._quiet_out = 0
             self.stream.held_by_us()
         super().tick()
+
+    def _stop(self) -> None:
+        super()._stop()
+        assert isinstance(self.sock, ShapedSocket)
+        for gate in (self.sock.up, self.sock.down):
+            gate.bucket.forget(gate)
 
 
 class ShapedSocket:
@@ -54,6 +60,7 @@ class ShapedSocket:
     def recv_into(self, buffer: memoryview, nbytes: int = 0, /) -> int:
         size = self.plain.recv_into(buffer, self.up.take(nbytes or len(buffer)))
         self.up.bucket.spend(size)
+        self.up.moved = True
         return size
 
     def send(self, data: bytes | memoryview, /) -> int:
@@ -61,6 +68,7 @@ class ShapedSocket:
         whole = allowed == len(data)
         sent = self.plain.send(data if whole else memoryview(data)[:allowed])
         self.down.bucket.spend(sent)
+        self.down.moved = True
         self.down.refused = sent == allowed and not whole
         return sent
 
@@ -75,6 +83,7 @@ class ShapedSocket:
                 break
         sent = self.plain.sendmsg(some)
         self.down.bucket.spend(sent)
+        self.down.moved = True
         self.down.refused = sent == allowed < wanted
         return sent
 
@@ -100,11 +109,12 @@ class ShapedSocket:
 class _Gate:
     """One direction of a socket, where it waits for tokens."""
 
-    __slots__ = ("_waited", "_watcher", "bucket", "refused")
+    __slots__ = ("_waited", "_watcher", "bucket", "moved", "refused")
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
         self.refused = False  # the last read or write was, all or a part of it, for want of tokens
+        self.moved = False  # bytes, since the last look
         self._waited = False
         self._watcher: _GatedWatcher | None = None  # it waits
 
@@ -135,9 +145,12 @@ class _Gate:
     def is_waiting(self) -> bool:
         return self._watcher is not None
 
-    def has_waited(self) -> bool:
-        """Whether it has waited for tokens since this was last asked."""
+    def look(self) -> bool:
+        """Whether it has waited for tokens since the last look."""
         waited, self._waited = self._waited, self.is_waiting
+        if waited or self.moved:
+            self.moved = False
+            self.bucket.note(self)
         return waited
 
 

@@ -1,6 +1,7 @@
 """Plain non-blocking sockets for the data path: gevent's would switch greenlets, which a callback must not."""
 
 import contextlib
+import ctypes
 import socket
 import struct
 from collections.abc import Callable
@@ -13,6 +14,8 @@ EV_READ, EV_WRITE = 1, 2  # libev's
 JOIN_BYTES = 32 * 1024  # up to here one copy is cheaper than a scatter list
 IOV_MAX = 1024  # Linux's limit for one sendmsg
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
+_EPOLL_CTL_DEL = 2
+_epoll_ctl = ctypes.PyDLL(None).epoll_ctl
 
 if TYPE_CHECKING:
     _System = socket.socket
@@ -58,7 +61,16 @@ class PlainSocket(_System):
 
 def plain_socket(family: int, fd: int | None = None) -> PlainSocket:
     """A non-blocking TCP socket, new or around `fd`."""
+    if fd is None:
+        return PlainSocket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
     sock = PlainSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
+    sock.setblocking(False)
+    return sock
+
+
+def system_socket(family: int, kind: int, fd: int) -> socket.socket:
+    """The system's non-blocking socket around `fd`, for whoever watches it in callbacks."""
+    sock = _System(family, kind, 0, fd)
     sock.setblocking(False)
     return sock
 
@@ -66,6 +78,17 @@ def plain_socket(family: int, fd: int | None = None) -> PlainSocket:
 def take_over(sock: socket.socket) -> PlainSocket:
     """The plain socket for the connection of gevent's `sock`, which is used up."""
     return plain_socket(int(sock.family), sock.detach())
+
+
+def give_away(sock: PlainSocket) -> int:
+    """The descriptor of `sock`, which is used up, to be passed to another process and closed here.
+
+    No watcher of it may be active. A connection that lives on elsewhere stays in this process's epoll set, and with
+    each event on it libev, which expects that a close takes it out, would build the set anew.
+    """
+    fd = sock.detach()
+    _epoll_ctl(get_hub().loop.fileno(), _EPOLL_CTL_DEL, fd, None)  # ENOENT: it has never been watched
+    return fd
 
 
 def show_address(name: Any) -> str:

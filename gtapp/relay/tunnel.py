@@ -37,6 +37,7 @@ class Tunnel:
     `on_open(stream, opened)`  the other end opens a stream; without it that is a protocol error
     `on_closed(reason)`  once, whichever way it ends; its streams have been reset by then, but for those of
         which everything has arrived: they go on delivering it
+    `on_drain()`  once, when it begins to open no streams any more
     `on_suspect()`  it does not answer
 
     Until `opened()` is called only control messages are handed out; streams that arrive earlier wait, and the
@@ -61,6 +62,7 @@ class Tunnel:
         self.on_control: Callable[[Any], None] = lambda message: None
         self.on_open: Callable[[Stream, frames.Open], None] | None = None
         self.on_closed: Callable[[str], None] = lambda reason: None
+        self.on_drain: Callable[[], None] = lambda: None
         self.on_suspect: Callable[[], None] = lambda: None
         self.bytes_from_local = 0
         self.bytes_to_local = 0
@@ -80,16 +82,17 @@ class Tunnel:
         self._rtt_age = 0.0
         link.on_data = self.receive
         link.on_lost = self._ended
+        if self.has_windows:  # protocol 1 holds the other end back by not reading
+            link.bound_silence()
 
     def __repr__(self) -> str:
-        states = (
-            (self.closed, "closed"),
-            (self.draining, "draining"),
-            (self.suspect, "suspect"),
-            (True, "up"),
-        )
-        state = next(name for holds, name in states if holds)
-        return f"<Tunnel {self.name} {state} protocol={self.frames.version} streams={len(self.streams)}>"
+        return f"<Tunnel {self.name} {self.state} protocol={self.frames.version} streams={len(self.streams)}>"
+
+    @property
+    def state(self) -> str:
+        """For people: closed, draining, suspect or up."""
+        states = ((self.closed, "closed"), (self.draining, "draining"), (self.suspect, "suspect"))
+        return next((name for holds, name in states if holds), "up")
 
     @property
     def over(self) -> bool:
@@ -129,11 +132,25 @@ class Tunnel:
             self.send_control({"type": "drain"})
         else:
             self.send_signal(compat.Close())
+        self.on_drain()
         self._close_if_drained()
+
+    def call_over(self) -> None:
+        """Server: ask the client for new tunnels, which will lead to another process. This one goes on as before,
+        until it is drained."""
+        if self.draining or self.closed:
+            return
+        if isinstance(self.frames, frames.Frames):
+            self.send_control({"type": "reconnect"})
+        else:
+            self.link.write(compat.reconnect())
 
     def drained_by_peer(self) -> None:
         """The other end said it opens nothing new and wants nothing new."""
-        self.draining = self.peer_drains = True
+        self.peer_drains = True
+        if not self.draining:
+            self.draining = True
+            self.on_drain()
         self._close_if_drained()
 
     def finish(self, reason: str) -> None:

@@ -8,7 +8,6 @@ import gevent
 from gevent.event import AsyncResult
 
 from gtapp import __version__
-from gtapp.config.load import User
 from gtapp.config.options import ServerOptions
 from gtapp.errors import GTError, LinkError, RemoteRefused, WireError
 from gtapp.observe.logs import Limited
@@ -20,10 +19,12 @@ from gtapp.relay.sockets import Socket
 from gtapp.relay.stream import INITIAL_WINDOW
 from gtapp.relay.tls import TLSSocket
 from gtapp.relay.tunnel import Tunnel
+from gtapp.server.headcount import Headcount
 from gtapp.server.lockout import Lockout
 from gtapp.server.offers import AnyService, Offer, offer, prefixes
 from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
+from gtapp.server.siblings import Siblings
 from gtapp.server.users import Login, Users, invalid_credentials
 from gtapp.wire import compat, frames
 from gtapp.wire.handshake import HandshakeError, ServerHandshake, ServiceSpec, error_message
@@ -34,8 +35,6 @@ strangers = Limited("gt.server")  # for lines that anybody can cause
 MAX_OPENINGS = 1000  # tunnels that are being opened at a time; beyond that the oldest makes room
 MAX_HELLO_BYTES = 8192  # of the first message, which anybody may send
 MAX_CHANGES = 16  # of a tunnel's services that wait for the one before
-PROBE_S = 2.0  # how long the tunnels of a user who is at the limit have to show that they live
-COMPAT_SILENT_S = 30.0  # the same for protocol 1, whose clients can't be asked and ping every 22.5 s
 
 # What protocol 1 can say of a refusal, by the word of protocol 3.
 _COMPAT_CODES = {
@@ -59,6 +58,7 @@ class Admission:
         registry: Registry,
         ports: Ports,
         clock: Clock,
+        siblings: Siblings | None = None,
     ) -> None:
         self.options = options  # may be replaced while tunnels run
         self._users = users
@@ -68,7 +68,9 @@ class Admission:
         self._clock = clock
         self._openings: dict[Any, Link] = {}  # oldest first
         self._changes: dict[Tunnel, int] = {}  # of services, that are not done yet
+        self._headcount = Headcount(registry, siblings or Siblings(), users.get)
         self._stopping = False
+        users.rivalled = self._abort_all
 
     def admit(self, sock: Socket, peer: str, data: bytes) -> None:
         """Begin the opening on a connection whose first bytes `data` are `F0` and a protocol number."""
@@ -84,6 +86,11 @@ class Admission:
             oldest.kill(block=False)
         link = Link(sock, peer)
         self._openings[gevent.spawn(self._open, link, number, data[2:])] = link
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether there are tunnels that are not up yet."""
+        return bool(self._openings)
 
     def stop(self) -> None:
         self._stopping = True
@@ -147,8 +154,8 @@ class Admission:
                 login.enrolled(auth.verifier)
             else:
                 login.proved()
-            self._make_room(login.user)
-            offered = self._publish(tunnel, login, auth.services)
+            self._headcount.make_room(login.user)
+            offered = self._publish(tunnel, login, auth.services, is_new=True)
             tunnel.send_control(handshake.ready(offered.ready, INITIAL_WINDOW, self.options.timeout, 1))
             self._up(tunnel, opening, login)
         except BaseException as error:
@@ -198,11 +205,11 @@ class Admission:
             self._check_lockout(link.peer, asked.id)
             login = self._users.begin(asked.id)
             self._check_secret(login, asked.secret, asked.services, link.peer)
-            self._make_room(login.user)
+            self._headcount.make_room(login.user)
             wire = compat.CompatFrames(server=True, max_options=self.options.max_hand_shake_options)
             tunnel = Tunnel(link, wire, self.options.timeout, is_server=True)
             opening = Opening(tunnel)
-            offered = self._publish(tunnel, login, asked.services)
+            offered = self._publish(tunnel, login, asked.services, is_new=True)
             _tell_ports(tunnel, offered)
             tunnel.send_signal(compat.Ready())
             tunnel.receive(memoryview(reader.rest))
@@ -302,32 +309,23 @@ class Admission:
         if len(services) > most:
             raise RemoteRefused("too_many_services", f"more than {most} services")
 
-    def _publish(self, tunnel: Tunnel, login: Login, services: Sequence[AnyService]) -> Offer:
-        """Give the services what they ask for, in place of what the tunnel had. Raises RemoteRefused."""
-        user = login.user
+    def _publish(
+        self, tunnel: Tunnel, login: Login, services: Sequence[AnyService], is_new: bool = False
+    ) -> Offer:
+        """Give the services what they ask for, in place of what the tunnel had. Waits. Raises RemoteRefused."""
         reserved = self._users.reserved_for_others
-        offered = offer(user, services, tunnel, self._ports, reserved, login.hosts)
+        offered = offer(login.user, services, tunnel, self._ports, reserved, login.hosts)
+        user = login.user  # it may have lost its right meanwhile, or a running tunnel may have ended
+        if is_new:
+            self._headcount.check(user)
         self._registry.publish(tunnel, user.id, offered.endpoints)
+        if is_new:
+            self._headcount.changed(user.id)
         return offered
 
-    def _make_room(self, user: User) -> None:
-        """See that the user may have one more tunnel: those of a client that has vanished make room for new ones.
-
-        Raises RemoteRefused("too_many_connections").
-        """
-        tunnels = list(self._registry.tunnels_of(user.id))
-        for tunnel in tunnels:
-            tunnel.doubt()
-        if len(tunnels) < user.connections:
-            return
-        gevent.sleep(PROBE_S)
-        for tunnel in tunnels:
-            if tunnel.is_dead(PROBE_S / 2 if tunnel.has_windows else COMPAT_SILENT_S):
-                tunnel.abort("its client is gone and has come back with a new tunnel")
-        if len(self._registry.tunnels_of(user.id)) >= user.connections:
-            raise RemoteRefused(
-                "too_many_connections", f"{user.id} has its {user.connections} tunnels already"
-            )
+    def _abort_all(self, user_id: str, reason: str) -> None:
+        for tunnel in list(self._registry.tunnels_of(user_id)):
+            tunnel.abort(reason)
 
     def _up(self, tunnel: Tunnel, opening: Opening, login: Login) -> None:
         user_id = login.user.id
@@ -335,8 +333,12 @@ class Admission:
         tunnel.name = f"tunnel of {'the status check' if own else user_id} from {tunnel.link.peer}"
         level = logging.DEBUG if own else logging.INFO  # a check comes every few seconds
 
-        def closed(reason: str) -> None:
+        def withdraw() -> None:
             self._registry.withdraw(tunnel, user_id)
+            self._headcount.changed(user_id)
+
+        def closed(reason: str) -> None:
+            withdraw()
             login.close()
             if not tunnel.draining:
                 counters.tunnels_lost += 1
@@ -349,7 +351,7 @@ class Admission:
                 raise LinkError("it gives way: too many are being opened")
             opening.hand_over(lambda message: control(tunnel, login, message), closed)
         except LinkError:
-            self._registry.withdraw(tunnel, user_id)
+            withdraw()
             raise
         self._clock.add(tunnel)
         counters.tunnels_opened += 1

@@ -1,26 +1,35 @@
 """The server: wires listeners, router, admission and registry together. Started by `gtapp.process.worker`."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from gevent.event import Event
 
 from gtapp.config.load import ServerConfig
 from gtapp.config.options import ServerOptions
-from gtapp.config.values import Address
-from gtapp.errors import ConfigError
+from gtapp.errors import ConfigError, GTError
 from gtapp.observe import metrics
 from gtapp.relay import tunnel
 from gtapp.relay.clock import Clock
+from gtapp.relay.ending import end_tunnels
 from gtapp.relay.pump import Idle
+from gtapp.relay.sockets import PlainSocket
 from gtapp.relay.tls import Handshakes
-from gtapp.relay.tls_socket import wait_for_rests
+from gtapp.relay.tls_socket import TLSSocket, wait_for_rests
 from gtapp.server.admission import Admission
-from gtapp.server.listeners import Listener, OnAccept, listen
+from gtapp.server.listeners import Listener, OnAccept
 from gtapp.server.lockout import Lockout
+from gtapp.server.port_office import Opener
 from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
+from gtapp.server.retirement import Retirement
 from gtapp.server.router import FIRST_BYTES_S, Router
+from gtapp.server.self_check import status_user
+from gtapp.server.siblings import Siblings
 from gtapp.server.users import Users
 
 if TYPE_CHECKING:
@@ -29,103 +38,227 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gt.server")
 
+MEET_S = 2.0  # how long a new worker waits to be told what its siblings serve, before it accepts visitors
+
+_WHAT = {
+    "addr": "visitors and tunnels",
+    "tlsAddr": "visitors and tunnels, over TLS",
+    "sniAddr": "TLS to pass through",
+    "apiAddr": "status API, GET /status",
+}
+
+
+@dataclass
+class Shared:
+    """What a worker has got from its master: `sockets` listen, by option; `ports` opens those of clients; `key` is 32
+    random bytes of this server."""
+
+    sockets: dict[str, PlainSocket]
+    siblings: Siblings
+    ports: Opener
+    key: bytes
+
 
 class ServerApp:
-    """One relay process of the server.
+    """One relay process of the server: a worker, with or without siblings. It is `ready` when it listens.
 
-    `start` raises GTError when it cannot listen. `stop(grace)` waits up to `grace` seconds for what runs.
+    The constructor raises GTError where the configuration cannot be used.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, shared: Shared) -> None:
         options = config.options
         address = options.addr or options.tls_addr
         if address is None:
             raise ConfigError("there is no address to listen on: set `addr`, for example addr: 8080")
+        self.ready = Event()
         self._options = options
+        self._shared = shared
+        self._siblings = shared.siblings
         self._clock = Clock([options.timeout, FIRST_BYTES_S])
-        self._listeners: list[Listener] = []
-        handshakes = Handshakes()
+        self._listeners: dict[str, Listener] = {}
+        self._retirement: Retirement | None = None
+        self._handshakes = Handshakes()
         self._certificate = _certificate(config)
-        self._status = _status_api(options, handshakes, self._certificate)
-        self._users = Users(config.users, options, own=self._status.user if self._status else None)
-        self._lockout = Lockout(options.reconnect_times, options.reconnect_duration)
-        self._registry = Registry()
-        self._ports = Ports(address.host, self._registry, lambda *visitor: self._router.accept_port(*visitor))
+        self._status = _status_api(config, self._handshakes, shared)
+        self._users = Users(
+            config.users, options, own=status_user(shared.key), key=shared.key, siblings=self._siblings
+        )
+        self._lockout = Lockout(options.reconnect_times, options.reconnect_duration, self._siblings)
+        self._registry = Registry(self._siblings)
+        self._ports = Ports(
+            address.host,
+            self._registry,
+            lambda *visitor: self._router.accept_port(*visitor),
+            shared.ports,
+            shared.siblings,
+        )
         self._admission = Admission(
-            options, self._users, self._lockout, self._registry, self._ports, self._clock
+            options,
+            self._users,
+            self._lockout,
+            self._registry,
+            self._ports,
+            self._clock,
+            self._siblings,
         )
         self._router = Router(
-            options, self._idle(options), self._registry, self._users, handshakes, self._admission.admit
+            options,
+            self._idle(options),
+            self._registry,
+            self._users,
+            self._handshakes,
+            self._admission.admit,
+            self._siblings,
         )
 
     def start(self) -> None:
-        options, router = self._options, self._router
-        addr = self._listen(options.addr, router.accept_http, "visitors and tunnels")
-        tls_addr = None
-        if self._certificate is not None:
-            accept = router.accept_tls(self._certificate)
-            tls_addr = self._listen(options.tls_addr, accept, "visitors and tunnels, over TLS")
-            self._clock.add(self._certificate)
-        self._listen(options.sni_addr, router.accept_sni, "TLS to pass through")
+        router = self._router
         self._users.start()
-        if self._status is not None:
-            self._status.start(addr, tls_addr)
-            self._clock.add(self._status)
         self._clock.add(router)
+        self._clock.add(router.handover)
         self._clock.add(self._ports)
         self._clock.start()
         tunnel.watch(self._registry.tunnels)
         metrics.watch("clients", lambda: self._registry.clients)
         metrics.watch("visitors_waiting", lambda: router.waiting)
+        self._siblings.start()
+        self._siblings.wait(MEET_S)
+        self._listen(self._shared.sockets)
+        self.ready.set()
 
-    def reload(self, config: ServerConfig) -> None:
-        """Take over what may change while tunnels run: users, their limits, and the rules for who comes next."""
+    def reload(self, config: ServerConfig, sockets: Mapping[str, PlainSocket]) -> None:
+        """Take over what may change while tunnels run: users, their limits, the rules for who comes next, and where to
+        listen: `sockets` are used up, and may be other descriptors of those that there are. Raises GTError."""
+        try:
+            if "tlsAddr" in sockets and self._certificate is None:
+                self._certificate = _certificate(config)
+            if "apiAddr" in sockets and self._status is None:
+                self._status = _status_api(config, self._handshakes, self._shared)
+        except GTError:
+            for sock in sockets.values():
+                sock.close()
+            raise
         options = self._options = self._admission.options = config.options
         self._router.set_options(options, self._idle(options))
         self._lockout.set(options.reconnect_times, options.reconnect_duration)
-        if self._status is not None:
-            self._status.set_options(options)
+        address = options.addr or options.tls_addr
+        if address is not None:
+            self._ports.host = address.host
         for user_id in self._users.replace(config.users, options):
             for each in list(self._registry.tunnels_of(user_id)):
                 each.abort(f"{user_id} may no longer log in like this")
             if self._users.get(user_id) is None:
                 self._registry.forget(user_id)
+        if self._retirement is not None:
+            for sock in sockets.values():
+                sock.close()
+            return
+        if self._status is not None:
+            self._status.set_options(options)
+        self._listen(sockets)
 
-    def stop(self, grace: float) -> None:
+    def retire(self) -> None:
+        """Others take over: accept nothing more, have the clients come over to them. What runs goes on until it is
+        `over`."""
+        if self._retirement is None:
+            self._stop_listening()
+            self._ports.retire()
+            self._retirement = Retirement(
+                self._registry, self._siblings, self._router, self._admission, self._clock
+            )
+            self._retirement.start()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has retired, and nothing is left."""
+        answers = self._status is not None and self._status.is_answering
+        return self._retirement is not None and self._retirement.over and not answers
+
+    def stop(self, grace: float) -> int:
+        """End, waiting up to `grace` seconds for what runs. The number of streams that were cut then."""
+        deadline = monotonic() + grace
+        if self._retirement is not None:
+            self._retirement.stop()
+        self._stop_listening()
         if self._status is not None:
             self._status.stop()
+        self._ports.stop()
         if self._certificate is not None:
             self._certificate.over = True
-        for listener in self._listeners:
-            listener.stop()
         self._admission.stop()
-        self._ports.stop()
         self._router.stop()
         for each in self._registry.tunnels():
             each.drain()
-        deadline = monotonic() + grace
-        self._clock.wait(grace)
-        cut = sum(len(each.streams) for each in self._registry.tunnels())
-        if cut:
-            log.warning("%d connections were still running after %.0f s and are cut", cut, grace)
-        for each in self._registry.tunnels():
-            each.abort("the server ends")
+        cut = end_tunnels(self._clock, grace, "the server ends")
+        cut += self._router.handover.cut()
         self._clock.stop()
         self._users.stop()
         wait_for_rests(max(0.5, deadline - monotonic()))
+        return cut
+
+    def status(self) -> dict[str, Any]:
+        """For people and programs, as JSON: where it listens, its tunnels, and what they publish."""
+        users = [user_id for user_id in self._registry.users() if not self._users.is_own(user_id)]
+        return {
+            "listeners": [
+                {"what": _WHAT[key], "address": listener.address} for key, listener in self._listeners.items()
+            ],
+            "tunnels": [
+                {
+                    "user": user_id,
+                    "peer": each.link.peer,
+                    "protocol": each.frames.version,
+                    "transport": "tls" if isinstance(each.link.sock, TLSSocket) else "tcp",
+                    "age_s": round(each.age, 1),
+                    "rtt_ms": round(each.rtt * 1000, 1),
+                    "streams": len(each.streams),
+                    "state": each.state,
+                }
+                for user_id in users
+                for each in self._registry.tunnels_of(user_id)
+            ],
+            "hosts": [
+                {"kind": each.kind, "name": each.name, "user": each.user_id}
+                for each in self._registry.endpoints()
+                if not self._users.is_own(each.user_id)
+            ],
+            "clients": len(users),
+            "waiting": self._router.waiting,
+        }
 
     def _idle(self, options: ServerOptions) -> Idle:
         return Idle(self._clock.ticks(options.timeout), options.timeout_on_unidirectional_traffic)
 
-    def _listen(self, address: Address | None, on_accept: OnAccept, what: str) -> str | None:
-        """The address that is listened on, as text."""
-        if address is None:
-            return None
-        listener = Listener(listen(address), on_accept)
-        self._listeners.append(listener)
-        listener.start()
-        log.info("listening on %s (%s)", listener.address, what)
-        return listener.address
+    def _listen(self, sockets: Mapping[str, PlainSocket]) -> None:
+        """Listen on these alone, and go on where that is so already."""
+        accepts: dict[str, OnAccept] = {
+            "addr": self._router.accept_http,
+            "sniAddr": self._router.accept_sni,
+        }
+        if self._certificate is not None:
+            accepts["tlsAddr"] = self._router.accept_tls(self._certificate)
+            self._clock.add(self._certificate)
+        if self._status is not None:
+            accepts["apiAddr"] = self._status.accept
+            self._clock.add(self._status)
+        for key, listener in list(self._listeners.items()):
+            if key not in sockets or not listener.take_over(sockets[key]):
+                listener.stop()
+                del self._listeners[key]
+        for key, sock in sockets.items():
+            if key in accepts and key not in self._listeners:
+                self._listeners[key] = Listener(sock, accepts[key])
+                self._listeners[key].start()
+        if self._status is not None:
+            addr, tls_addr = (self._listeners.get(key) for key in ("addr", "tlsAddr"))
+            self._status.set_listeners(
+                addr.address if addr else None, tls_addr.address if tls_addr else None, self._certificate
+            )
+
+    def _stop_listening(self) -> None:
+        for listener in self._listeners.values():
+            listener.stop()
+        self._listeners.clear()
 
 
 def _certificate(config: ServerConfig) -> "Certificate | None":
@@ -140,12 +273,10 @@ def _certificate(config: ServerConfig) -> "Certificate | None":
     return Certificate(options.cert_file, options.key_file, names, beside, options.tls_version)
 
 
-def _status_api(
-    options: ServerOptions, handshakes: Handshakes, certificate: "Certificate | None"
-) -> "StatusAPI | None":
+def _status_api(config: ServerConfig, handshakes: Handshakes, shared: Shared) -> "StatusAPI | None":
     """Raises GTError where its certificate cannot be used."""
-    if options.api_addr is None:
+    if config.options.api_addr is None:
         return None
     from gtapp.server.status_api import StatusAPI
 
-    return StatusAPI(options, handshakes, certificate)
+    return StatusAPI(config.options, handshakes, status_user(shared.key), shared.siblings.number)

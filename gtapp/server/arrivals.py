@@ -98,7 +98,7 @@ class Arrival:
 class Visitor(Arrival):
     """An arrival that wants to an endpoint, and may have to wait for it."""
 
-    __slots__ = ("_name", "_timer", "flags")
+    __slots__ = ("_timer", "flags", "hops", "name")
 
     kind: Kind
 
@@ -107,7 +107,8 @@ class Visitor(Arrival):
     ) -> None:
         super().__init__(router, sock, peer, data)
         self.flags = flags  # of OPEN
-        self._name = name
+        self.name = name
+        self.hops = 0  # how often a worker has passed it to another
         self._timer: Any = None
 
     def refuse(self, status: int, text: str) -> None:
@@ -116,7 +117,7 @@ class Visitor(Arrival):
 
     def route(self, name: str) -> None:
         """Go to the endpoint of this name."""
-        self._name = name
+        self.name = name
         endpoint = self.router.registry.find(self.kind, name)
         if endpoint is None:
             self.refuse(404, "Nobody publishes a service under this host name here.")
@@ -124,6 +125,21 @@ class Visitor(Arrival):
             self.refuse(403, "This address may not use the service.")
         elif not self.router.connect(self, endpoint):
             self._wait(endpoint.waiting)
+
+    def go_on(self) -> None:
+        """Go there, from a callback."""
+        try:
+            self.route(self.name)
+        except Exception:
+            log.exception("unexpected error while routing %s", self.peer)
+            self.close()
+
+    def hold(self) -> None:
+        """Read nothing more: it is on its way."""
+        if self._reader is not None:
+            self._reader.stop()
+        self.router.forget(self)
+        self.router.expect(self)
 
     def _wait(self, waiting: dict[Callable[[], None], None]) -> None:
         """The client has just gone: give it a moment to come back."""
@@ -142,15 +158,11 @@ class Visitor(Arrival):
         if self._timer is not None:
             self._timer.stop()
             self._timer = None
-            try:
-                self.route(self._name)
-            except Exception:
-                log.exception("unexpected error while routing %s", self.peer)
-                self.close()
+            self.go_on()
 
     def _give_up(self) -> None:
         self._timer = None
-        endpoint = self.router.registry.find(self.kind, self._name)
+        endpoint = self.router.registry.find(self.kind, self.name)
         if endpoint is not None:
             endpoint.waiting.pop(self._wake, None)
         self.refuse(503, "The client that publishes this service is not connected at the moment.")
@@ -207,8 +219,10 @@ class SNIArrival(Visitor):
 
     kind = "tls"
 
-    def __init__(self, router: "Router", sock: Socket, peer: str, data: bytes) -> None:
-        super().__init__(router, sock, peer, data)
+    def __init__(
+        self, router: "Router", sock: Socket, peer: str, data: bytes = b"", name: str = "", flags: int = 0
+    ) -> None:
+        super().__init__(router, sock, peer, data, name, flags)
         self._hello = client_hello.HelloReader()
 
     def _look(self, known: int) -> bool:
@@ -250,7 +264,7 @@ class PortArrival(Visitor):
 
     def _look(self, known: int) -> bool:
         counters.visitors_accepted += 1
-        self.route(self._name)
+        self.route(self.name)
         return True
 
     def refuse(self, status: int, text: str) -> None:
@@ -278,6 +292,35 @@ class ProxyArrival(Arrival):
         if header is None:
             return False
         self._next(self.let_go(), header.visitor or self.peer, self.data[header.size :])
+        return True
+
+
+VISITORS: dict[Kind, type[Visitor]] = {"http": HTTPArrival, "tls": SNIArrival, "tcp": PortArrival}
+
+
+class HelloArrival(Arrival):
+    """A connection that begins TLS, while there are siblings: its ClientHello is read before the handshake, which is
+    best done where the tunnel is. What is no good hello is OpenSSL's to answer."""
+
+    __slots__ = ("_hello",)
+
+    def __init__(self, router: "Router", sock: Socket, peer: str, data: bytes) -> None:
+        super().__init__(router, sock, peer, data)
+        self._hello = client_hello.HelloReader()
+
+    def _look(self, known: int) -> bool:
+        name = None
+        try:
+            hello = self._hello.read(self.data)
+        except WireError:
+            pass
+        else:
+            if hello is None:
+                return False
+            name = hello.server_name
+        sock = self.let_go()
+        assert isinstance(sock, PlainSocket)
+        self.router.shake_hands(sock, self.peer, self.data, name)
         return True
 
 

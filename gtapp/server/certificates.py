@@ -5,13 +5,14 @@ is logged, and the one before stays.
 """
 
 import contextlib
+import fcntl
 import ipaddress
 import logging
 import os
 import re
 import ssl
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -200,23 +201,46 @@ def _stamp(*paths: Path) -> _Stamp:
 
 def _make_if_needed(cert_file: Path, key_file: Path, names: Sequence[str]) -> None:
     """See to it that there is a pair that can be used. Several processes may do this at the same time: the key of the
-    first counts, and every certificate is made for the key that is there."""
+    first counts, and who comes first to it makes the certificate."""
     try:
         if not key_file.exists():
             _write_key(key_file)
-        key = serialization.load_pem_private_key(_read(key_file, "key"), password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError
-        with contextlib.suppress(GTError):
-            if _public(_read_certificate(cert_file).public_key()) == _public(key.public_key()):
-                return
-        made = _made_for(key, names).public_bytes(serialization.Encoding.PEM)
-        _temporary(cert_file, made, 0o644).replace(cert_file)
+        with _alone(key_file):
+            _make_certificate(cert_file, key_file, names)
     except OSError as error:
         hint = "set certFile and keyFile, or make that directory writable"
         _fail(cert_file, f"no certificate can be made: {error.strerror}; {hint}")
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """While other processes that want the same wait. A file system that cannot do that does not keep us from it."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # for a moment: the others only write two small files
+        yield
+
+
+def _make_certificate(cert_file: Path, key_file: Path, names: Sequence[str]) -> None:
+    """Make the certificate, unless there is one for this key. Raises OSError."""
+    try:
+        key = serialization.load_pem_private_key(_read(key_file, "key"), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError
     except (ValueError, TypeError):
         _fail(key_file, f"is not as it was made: remove it and {cert_file.name} to get a new certificate")
+    with contextlib.suppress(GTError):
+        if _public(_read_certificate(cert_file).public_key()) == _public(key.public_key()):
+            return
+    try:
+        made = _made_for(key, names).public_bytes(serialization.Encoding.PEM)
+    except ValueError as error:
+        _fail(
+            cert_file, f"no certificate can be made for {', '.join(names)}: {error}; set certFile and keyFile"
+        )
+    _temporary(cert_file, made, 0o644).replace(cert_file)
     log.info("made a certificate, %s, for %s", cert_file, ", ".join(names) or "this machine alone")
 
 

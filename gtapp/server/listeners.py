@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,7 +13,7 @@ from gevent import get_hub, monkey
 from gtapp.config.values import Address
 from gtapp.errors import GTError
 from gtapp.observe.metrics import counters
-from gtapp.relay.sockets import EV_READ, PlainSocket, plain_socket, show_address
+from gtapp.relay.sockets import EV_READ, PlainSocket, give_away, plain_socket, show_address
 
 log = logging.getLogger("gt.server")
 
@@ -91,11 +92,20 @@ class Listener:
         self._reader.start(self._readable)
 
     def stop(self) -> None:
-        """Accept nothing more; what waits in the backlog is refused by the system."""
+        """Accept nothing more; what waits in the backlog is left to other processes that listen on the same socket, or
+        refused by the system."""
         self._reader.stop()
         if self._timer is not None:
             self._timer.stop()
-        self._sock.close()
+        if self._sock.fileno() >= 0:
+            os.close(give_away(self._sock))
+
+    def take_over(self, sock: PlainSocket) -> bool:
+        """Whether `sock` is the socket that it listens on; another descriptor of that is closed."""
+        same = os.path.sameopenfile(sock.fileno(), self._sock.fileno())
+        if same and sock is not self._sock:
+            sock.close()
+        return same
 
     def _readable(self) -> None:
         accept = self._sock._accept  # type: ignore[attr-defined]  # accept() is slower

@@ -55,7 +55,8 @@ def offer(
     reserved: Callable[[str, str], bool],
     only: Collection[str] | None = None,
 ) -> Offer:
-    """Check the services against what `user` may have, and open the ports. Raises RemoteRefused.
+    """Check the services against what `user` may have, and open the ports, which may take a moment. Raises
+    RemoteRefused.
 
     `tunnel` is the one that publishes them instead of what it has now, None for a new one. `reserved(name, id)` tells
     host prefixes that wait for other users; of those that are not among `only` the service is left out.

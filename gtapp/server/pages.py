@@ -13,6 +13,8 @@ from gtapp.relay.sockets import EV_READ, Socket
 LINGER_S = 2.0  # how long a visitor may go on sending what nobody reads
 LINGER_BYTES = 1024 * 1024  # and how much of it is taken
 
+farewells: "set[Farewell]" = set()  # those that are not over
+
 _nowhere = memoryview(bytearray(65536))  # what comes after the answer
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -70,6 +72,7 @@ class Farewell:
             return
         self._reader.start(self._readable)
         self._timer.start(self._close)
+        farewells.add(self)
 
     def _readable(self) -> None:
         try:
@@ -86,3 +89,4 @@ class Farewell:
         self._reader.stop()
         self._timer.stop()
         self._sock.close()
+        farewells.discard(self)

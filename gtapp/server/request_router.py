@@ -49,7 +49,7 @@ class LaneArrival(HTTPArrival):
     __slots__ = ()
 
     def start(self) -> None:
-        self.route(self._name)
+        self.route(self.name)
 
 
 class SplitVisitor:
@@ -90,6 +90,7 @@ class SplitVisitor:
 
     def start(self) -> None:
         """Begin with what has been read."""
+        self._router.splits.add(self)
         self._look_after()
         self._go_on()
 
@@ -437,6 +438,7 @@ class SplitVisitor:
         self._stop_timer()
         self._out.clear()
         self._router.forget(self)
+        self._router.splits.discard(self)
         current, self._lane = self._lane, None
         lanes = list(self._lanes.values())
         self._lanes.clear()

@@ -10,6 +10,8 @@ from gtapp.relay.pump import Idle
 from gtapp.relay.sockets import PlainSocket, Socket
 from gtapp.relay.tls import Handshakes
 from gtapp.server.arrivals import (
+    VISITORS,
+    HelloArrival,
     HTTPArrival,
     Next,
     PortArrival,
@@ -18,8 +20,10 @@ from gtapp.server.arrivals import (
     TLSArrival,
     Visitor,
 )
-from gtapp.server.registry import Endpoint, Registry
+from gtapp.server.handover import HELLO, Handover, Passed
+from gtapp.server.registry import Endpoint, Kind, Registry
 from gtapp.server.request_router import split
+from gtapp.server.siblings import Siblings
 from gtapp.server.users import Users
 from gtapp.server.visitor_pumps import visitor_pump
 from gtapp.wire import frames
@@ -27,6 +31,7 @@ from gtapp.wire import frames
 if TYPE_CHECKING:
     from gtapp.server.certificates import Certificate
 
+MAX_HOPS = 3  # from one worker to another; then a visitor stays where he is
 FIRST_BYTES_S = 10.0  # for a TLS handshake, a visitor's first request head, a client's first two bytes
 
 
@@ -47,14 +52,21 @@ class Router:
         users: Users,
         handshakes: Handshakes,
         admit: Callable[[Socket, str, bytes], None],
+        siblings: Siblings | None = None,
     ) -> None:
         self.registry = registry
         self.handshakes = handshakes
         self.admit = admit
         self.away: set[Closable] = set()  # they wait for a client that has just gone
+        self.splits: set[Closable] = set()  # `routePerRequest`: their requests go their ways one by one
         self.over = False
         self._users = users
         self._arrivals: dict[Closable, float] = {}  # oldest first; value: when to give up
+        self._certificate: Certificate | None = None
+        self._siblings = siblings or Siblings()
+        self.handover = Handover(
+            self._siblings, self.receive, self._arrivals.__contains__, lambda: self.idle_s
+        )
         self._now = 0.0  # seconds, in ticks
         self.set_options(options, idle)
 
@@ -75,12 +87,16 @@ class Router:
 
     def accept_tls(self, certificate: "Certificate") -> Callable[[PlainSocket, str], None]:
         """`tlsAddr`: the same over TLS with this certificate."""
+        self._certificate = certificate
 
-        def shake_hands(sock: Socket, peer: str, first: bytes) -> None:
+        def begin(sock: Socket, peer: str, first: bytes) -> None:
             assert isinstance(sock, PlainSocket)
-            TLSArrival(self, sock, peer, self._https).start(certificate.context, first)
+            if self._siblings.numbers and self._by_host:
+                HelloArrival(self, sock, peer, first).start()
+            else:
+                TLSArrival(self, sock, peer, self._https).start(certificate.context, first)
 
-        return lambda sock, peer: self._behind_proxy(sock, peer, shake_hands)
+        return lambda sock, peer: self._behind_proxy(sock, peer, begin)
 
     def accept_sni(self, sock: PlainSocket, peer: str) -> None:
         """`sniAddr`: TLS that is passed through."""
@@ -113,6 +129,43 @@ class Router:
     def _sni(self, sock: Socket, peer: str, data: bytes) -> None:
         SNIArrival(self, sock, peer, data).start()
 
+    # where siblings pass them on
+
+    def receive(self, sock: PlainSocket, passed: Passed, data: bytes) -> None:
+        """A visitor whom a worker has passed, after `data`: go on as if he had come in here."""
+        if self.over:
+            sock.close()
+        elif passed.kind == HELLO:
+            self._secure(sock, passed.peer, data, passed.hops)
+        else:
+            kind: Kind = passed.kind  # type: ignore[assignment]  # from JSON
+            visitor = VISITORS[kind](self, sock, passed.peer, data, passed.name, passed.flags)
+            visitor.hops = passed.hops
+            visitor.go_on()
+
+    def shake_hands(self, sock: PlainSocket, peer: str, data: bytes, server_name: str | None) -> None:
+        """Begin TLS with the visitor whose ClientHello is in `data`, or let the sibling do that that has his tunnel."""
+        endpoint = self.registry.find("http", self.name_of(server_name)) if server_name else None
+        if endpoint is not None and endpoint.siblings:
+            choice = endpoint.choose()
+            if (choice is None or choice[0].suspect) and self.handover.passes_hello(
+                sock, peer, data, endpoint
+            ):
+                return
+        self._secure(sock, peer, data, 0)
+
+    def _secure(self, sock: PlainSocket, peer: str, data: bytes, hops: int) -> None:
+        if self._certificate is None:  # `tlsAddr` has just been given up
+            sock.close()
+            return
+
+        def arrive(sock: Socket, peer: str, data: bytes) -> None:
+            arrival = HTTPArrival(self, sock, peer, data, flags=frames.OVER_TLS)
+            arrival.hops = hops
+            arrival.start()
+
+        TLSArrival(self, sock, peer, arrive).start(self._certificate.context, data)
+
     # what arrivals ask
 
     def name_of(self, host: str) -> str:
@@ -125,8 +178,15 @@ class Router:
         return user is None or not (user.allow_ips or user.deny_ips) or user.lets_in(peer)
 
     def connect(self, visitor: Visitor, endpoint: Endpoint) -> bool:
-        """Open a stream for the visitor and pump; False when the endpoint's client is away."""
+        """Open a stream for him and pump, or pass him to a sibling; False when the endpoint's client is away."""
         choice = endpoint.choose()
+        if (
+            endpoint.siblings
+            and (choice is None or choice[0].suspect)
+            and visitor.hops < MAX_HOPS
+            and self.handover.passes(visitor, endpoint)
+        ):
+            return True
         if choice is None:
             return False
         tunnel, service = choice
@@ -151,6 +211,11 @@ class Router:
     # time
 
     @property
+    def has_visitors(self) -> bool:
+        """Whether there are any who are no stream of a tunnel here."""
+        return bool(self._arrivals or self.away or self.splits or self.handover.splices)
+
+    @property
     def waiting(self) -> int:
         """Connections that have not been routed yet."""
         return len(self._arrivals) + len(self.away)
@@ -167,5 +232,6 @@ class Router:
     def stop(self) -> None:
         """Close whoever has not been routed yet."""
         self.over = True
+        self.handover.stop()
         for arrival in [*self._arrivals, *self.away]:
             arrival.close()

@@ -1,13 +1,13 @@
 """Proves the server's own path: a tunnel to its own listeners, and visitors' requests that come back through it.
 
-Called by `status_api`. The tunnel belongs to a user whose id and secret nobody but this process knows.
+Called by `status_api`. The tunnel belongs to a user whose id and secret nobody but this server's workers know.
 """
 
+import hmac
 import ipaddress
 import secrets
 import ssl
 from collections.abc import Callable
-from hmac import compare_digest
 from typing import Any
 
 import gevent
@@ -32,11 +32,18 @@ from gtapp.wire.handshake import ClientHandshake, ServiceSpec
 CHECK_S = 10.0  # the whole check; a server that needs longer is no help to its visitors either
 CLOSE_S = 1.0  # how long the tunnel may take to end in order
 IDLE_S = 60.0  # the tunnel's idle time, which it never reaches
+MAX_CHECKS = 1000  # at a time, of all workers
 HEAD_BYTES = 16384  # of a request that comes through the tunnel, and of an answer
 ANYWHERE = {
     "0.0.0.0": ("127.0.0.1",),
     "::": ("::1", "127.0.0.1"),
 }  # where a listener on every address is reached
+
+
+def status_user(key: bytes) -> User:
+    """Whom the checks log in as. Every worker of the server knows it by the server's `key`, and nobody else does."""
+    names = (hmac.digest(key, f"status {what}".encode(), "sha256").hex() for what in ("user", "secret"))
+    return User(id=next(names)[:32], secret=next(names), connections=MAX_CHECKS)
 
 
 class CheckFailed(GTError):
@@ -48,21 +55,21 @@ class CheckFailed(GTError):
 
 
 class SelfCheck:
-    """`run` makes one check at a time; `user` is to be let in by the server like any other user.
+    """`run` makes one check at a time; `user` is to be let in by the server like any other user, and publishes another
+    host for each worker's `number`.
 
-    `addr` and `tls_addr` are the addresses of the listeners as text, None where there is none. `certificate`
-    and `handshakes` are needed for the second.
+    `addr` and `tls_addr` are the addresses of the listeners as text, None where there is none; `certificate` is that of
+    the second.
     """
 
-    def __init__(
-        self, options: ServerOptions, handshakes: Handshakes | None, certificate: Certificate | None
-    ) -> None:
-        self.user = User(id=secrets.token_hex(16), secret=secrets.token_urlsafe(32))
+    def __init__(self, options: ServerOptions, handshakes: Handshakes, user: User, number: int = 0) -> None:
+        self.user = user
+        self._host = f"{user.id}-{number}"
         self.addr: str | None = None
         self.tls_addr: str | None = None
         self.options = options
         self._handshakes = handshakes
-        self._certificate = certificate
+        self.certificate: Certificate | None = None
         self._threads = Threads(1)  # for the key derivation of SCRAM
         self._step = ""
         self._on_open: Callable[[Stream, frames.Open], None] | None = None
@@ -122,7 +129,7 @@ class SelfCheck:
             self.user.secret or "",
             agent=f"gt/{__version__}",
             instance=self.user.id,
-            services=[ServiceSpec("http")],
+            services=[ServiceSpec("http", self._host)],
             channel_binding=binding,
             require_binding=binding is not None,
         )
@@ -135,7 +142,7 @@ class SelfCheck:
 
     def _compat(self, link: Link, binding: bytes | None) -> tuple[Tunnel, Opening]:
         tunnel, opening = self._new_tunnel(link, compat.CompatFrames(server=False))
-        services = (compat.CompatService("http", None),)
+        services = (compat.CompatService("http", self._host),)
         link.write(compat.opening(compat.Opening(self.user.id, self.user.secret or "", services)))
         tunnel.start()
         message = opening.receive()
@@ -155,16 +162,16 @@ class SelfCheck:
         try:
             self._step = "request"
             header = self.options.http_mux_header
-            hosts = f"Host: {self.user.id}\r\n"
+            hosts = f"Host: {self._host}\r\n"
             if header.lower() != "host":
-                hosts = f"Host: status\r\n{header}: {self.user.id}\r\n"
+                hosts = f"Host: status\r\n{header}: {self._host}\r\n"
             request = f"GET /{question} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n".encode()
             sock.send(request)  # smaller than an empty send buffer
             self._step = "answer"
             head, _, body = _read_to_end(sock).partition(b"\r\n\r\n")
         finally:
             sock.close()
-        if not compare_digest(body, answer.encode()):
+        if not hmac.compare_digest(body, answer.encode()):
             line = head.partition(b"\r\n")[0].decode("latin-1")
             raise LinkError(f"a visitor of {address} is answered {line!r}")
 
@@ -186,14 +193,13 @@ class SelfCheck:
             raise
 
     def _secure(self, sock: PlainSocket) -> TLSSocket:
-        assert self._handshakes is not None
-        assert self._certificate is not None
-        expected = self._certificate.binding
+        assert self.certificate is not None
+        expected = self.certificate.binding
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE  # it has to be our own certificate, whoever signed that
         secured = self._handshakes.wait(sock, context, server_side=False)
-        if secured.channel_binding not in (expected, self._certificate.binding):  # renewed meanwhile
+        if secured.channel_binding not in (expected, self.certificate.binding):  # renewed meanwhile
             secured.close()
             raise LinkError("what answers shows a certificate that is not ours")
         return secured

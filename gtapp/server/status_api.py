@@ -19,7 +19,6 @@ from gtapp.observe.logs import Limited
 from gtapp.relay.sockets import PlainSocket, Socket
 from gtapp.relay.tls import Handshakes
 from gtapp.server.certificates import Certificate
-from gtapp.server.listeners import Listener, listen
 from gtapp.server.pages import Farewell, http_response
 from gtapp.server.self_check import CheckFailed, SelfCheck, receive
 from gtapp.wire import http_head
@@ -36,19 +35,15 @@ Result = tuple[int, dict[str, str]]
 
 
 class StatusAPI:
-    """Answers on `options.api_addr`; over TLS when it has a certificate of its own. Raises GTError where that is bad.
+    """Answers whoever `accept` gets; over TLS when it has a certificate of its own. Raises GTError where that is bad.
 
-    `user` has to be let in by the server: it is what the checks log in as. `handshakes` and `certificate` are those of
-    `tlsAddr`, where there is one.
+    `user` has to be let in by the server: it is what the checks log in as; `number` is this worker's. `handshakes` are
+    those of `tlsAddr`.
     """
 
-    def __init__(
-        self, options: ServerOptions, handshakes: Handshakes, certificate: Certificate | None
-    ) -> None:
-        assert options.api_addr is not None
-        self._address = options.api_addr
+    def __init__(self, options: ServerOptions, handshakes: Handshakes, user: User, number: int = 0) -> None:
         self._handshakes = handshakes
-        self._check = SelfCheck(options, handshakes, certificate)
+        self._check = SelfCheck(options, handshakes, user, number)
         self._certificate: Certificate | None = None
         if options.api_cert_file:
             files = (options.api_cert_file, options.api_key_file)
@@ -57,36 +52,24 @@ class StatusAPI:
         self._result: Result = (503, {})
         self._good_until = 0.0
         self._problem = ""  # of the last check
-        self._listener: Listener | None = None
         self._callers: dict[Any, Socket] = {}  # oldest first
         self.over = False
-
-    @property
-    def user(self) -> User:
-        return self._check.user
-
-    @property
-    def address(self) -> str:
-        """Where it listens, as text."""
-        return self._listener.address if self._listener is not None else ""
 
     def set_options(self, options: ServerOptions) -> None:
         """From now on these are in force, but for the addresses and certificates."""
         self._check.options = options
 
-    def start(self, addr: str | None, tls_addr: str | None) -> None:
-        """Listen. The arguments are the addresses of the server's listeners to check. Raises GTError."""
-        self._check.addr, self._check.tls_addr = addr, tls_addr
-        self._listener = Listener(listen(self._address), self._accept)
-        self._listener.start()
-        scheme = "http" if self._certificate is None else "https"
-        log.info("listening on %s (status API: %s, GET /status)", self.address, scheme)
+    def set_listeners(self, addr: str | None, tls_addr: str | None, certificate: Certificate | None) -> None:
+        """These are the addresses of the server's listeners, which are checked, and what the second one shows."""
+        self._check.addr, self._check.tls_addr, self._check.certificate = addr, tls_addr, certificate
+
+    @property
+    def is_answering(self) -> bool:
+        return bool(self._callers)
 
     def stop(self) -> None:
         """Take no more requests and give up those that wait."""
         self.over = True
-        if self._listener is not None:
-            self._listener.stop()
         gevent.killall(list(self._callers))
         self._check.stop()
 
@@ -96,7 +79,7 @@ class StatusAPI:
 
     # connections
 
-    def _accept(self, sock: PlainSocket, peer: str) -> None:
+    def accept(self, sock: PlainSocket, peer: str) -> None:
         if len(self._callers) >= MAX_CALLERS:
             oldest = next(iter(self._callers))
             self._callers.pop(oldest).close()  # here: a greenlet that has not begun yet never will

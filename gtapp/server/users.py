@@ -6,26 +6,25 @@ Credentials are checked in the same way and time whether the id exists or not.
 import hmac
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from time import monotonic
 
-import gevent
-from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from gtapp.config.load import User
 from gtapp.config.options import Limits, ServerOptions
-from gtapp.errors import RemoteRefused
+from gtapp.errors import GTError, RemoteRefused
 from gtapp.relay.bucket import Shaper
-from gtapp.relay.threads import Threads
 from gtapp.server.auth_api import AuthAPI
-from gtapp.wire import credentials
+from gtapp.server.guests import Guest, Guests
+from gtapp.server.keys import Keys
+from gtapp.server.siblings import Siblings
+from gtapp.server.speeds import Speeds
 from gtapp.wire.credentials import DEFAULT_ITERATIONS, Verifier
 
 log = logging.getLogger("gt.server")
 
-DERIVING_THREADS = 2  # a flood of logins may keep this many cores busy, never the hub
 ASKING_S = 8.0  # how long a login may wait for the authAPI; the whole opening has 10 s
 MAX_ENROLLED_ITERATIONS = 2 * DEFAULT_ITERATIONS  # a verifier that strangers bring must not cost us more
 
@@ -35,49 +34,46 @@ def invalid_credentials() -> RemoteRefused:
     return RemoteRefused("invalid_credentials", "unknown id or wrong secret")
 
 
-class _Guest:
-    """An id that is not in the configuration, while it has a tunnel. `verifier` is the one it came with first,
-    None where the authAPI decides at each login."""
-
-    __slots__ = ("user", "verifier")
-
-    def __init__(self, user: User, verifier: Verifier | None) -> None:
-        self.user = user
-        self.verifier = verifier
-
-
 class Users:
-    """Users by id. Deriving a key takes about 30 ms, in a thread; the result is kept per user and process.
+    """Users by id, of one worker of the server. `key` is the same in all of them.
 
     `start` derives all keys in the background: a login must not wait, and an id that does not exist, whose keys
     need no deriving, must not be the faster one. `own` is the server's own user, for its status API.
+    `rivalled(id, reason)` is called when a guest has to go at once.
     """
 
-    def __init__(self, users: Mapping[str, User], options: ServerOptions, own: User | None = None) -> None:
+    def __init__(
+        self,
+        users: Mapping[str, User],
+        options: ServerOptions,
+        own: User | None = None,
+        key: bytes | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
+        key = key or secrets.token_bytes(32)
+        siblings = siblings or Siblings()
         self._own = own
-        self._threads = Threads(DERIVING_THREADS)
-        self._verifiers: dict[str, Verifier] = {}
-        self._proved: dict[str, bytes] = {}
+        self.rivalled: Callable[[str, str], None] = lambda user_id, reason: None
+        self._keys = Keys(key, siblings)
+        self._guests = Guests(siblings, self._has_rival)
+        self._speeds = Speeds(siblings)
+        self._proved: dict[
+            str, tuple[Verifier, bytes]
+        ] = {}  # what it was checked against, and a digest of it
+        self._proof_key = secrets.token_bytes(32)
         self._logins: dict[str, set[Login]] = {}  # those that are in, by id
-        self._guests: dict[str, _Guest] = {}  # each has a login
-        self._enrolling: dict[str, Event] = {}
-        self._shapers: dict[str, Shaper] = {}
-        self._greenlet: gevent.Greenlet[..., None] | None = None
         self._api: AuthAPI | None = None
         self._api_url = ""
-        # Random, never made from the secrets: anybody is told salts. (A stored verifier keeps its salt when the
-        # server starts again and made-up ones change: who watches across a restart can tell that such an id exists.)
-        self._salt_key = secrets.token_bytes(32)
-        self._proof_key = secrets.token_bytes(32)
+        self._running = False
         self._take(users, options)
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._derive_all)
+        self._running = True
+        self._keys.start()
 
     def stop(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
-        self._threads.kill()
+        self._keys.stop()
+        self._speeds.stop()
         if self._api is not None:
             self._api.close()
 
@@ -86,7 +82,7 @@ class Users:
         user = self._users.get(user_id)
         if user is not None:
             return None if user.disabled else user
-        guest = self._guests.get(user_id)
+        guest = self._guests.here.get(user_id)
         return None if guest is None else guest.user
 
     def is_own(self, user_id: str) -> bool:
@@ -101,12 +97,7 @@ class Users:
     def shaper(self, user_id: str) -> Shaper | None:
         """What keeps the streams of this user to its speed, if it has one."""
         user = self.get(user_id)
-        if user is None or not user.speed:
-            return None
-        shaper = self._shapers.get(user_id)
-        if shaper is None:
-            shaper = self._shapers[user_id] = Shaper(user.speed)
-        return shaper
+        return self._speeds.shaper(user_id, user.speed) if user is not None and user.speed else None
 
     def begin(self, user_id: str) -> "Login":
         """An opening names this id. The caller closes the login when the opening fails or its tunnel has gone."""
@@ -125,27 +116,26 @@ class Users:
         gone = {
             user_id for user_id, user in before.items() if _credentials(user) != self._credentials_of(user_id)
         }
-        for user_id, guest in self._guests.items():
+        for user_id, guest in self._guests.here.items():
             by_api = guest.verifier is None
             if user_id in self._users or not (self._api is not None if by_api else enrolled and self._any):
                 gone.add(user_id)
             guest.user = self._guest(user_id, None).user
         for user_id in gone:
             self._forget(user_id)
-            self._verifiers.pop(user_id, None)
             self._proved.pop(user_id, None)
-        for user_id, shaper in self._shapers.items():
+        for user_id in self._speeds.users():
             known = self.get(user_id)
-            shaper.set_speed(known.speed if known is not None else 0)
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
-            self.start()
+            self._speeds.set_speed(user_id, known.speed if known is not None else 0)
+        if self._running:
+            self._keys.start()
         return gone
 
     def _take(self, users: Mapping[str, User], options: ServerOptions) -> None:
         self._users = dict(users)
         if self._own is not None:
             self._users[self._own.id] = self._own
+        self._keys.set_users(self._users)
         self._owners: dict[str, set[str]] = {}
         for user_id in self._users:
             self._owners.setdefault(user_id.lower(), set()).add(user_id)
@@ -165,73 +155,64 @@ class Users:
 
     # guests
 
-    def _guest(self, user_id: str, verifier: Verifier | None) -> _Guest:
-        return _Guest(User(id=user_id, **self._limits), verifier)
+    def _guest(self, user_id: str, verifier: Verifier | None) -> Guest:
+        return Guest(User(id=user_id, **self._limits), verifier)
 
     def _enrolls(self, user_id: str) -> bool:
         """Whether this id is free for the first who comes."""
-        return self._any and user_id not in self._users and user_id not in self._guests
+        return self._any and user_id not in self._users and self._guests.is_free(user_id)
+
+    def _guest_elsewhere(self, user_id: str) -> Guest | None:
+        """One that is in at a sibling's and not here, where it may be: to come in here as well."""
+        if not self._any or user_id in self._users or user_id in self._guests.here:
+            return None
+        verifier = self._guests.verifier_elsewhere(user_id)
+        return None if verifier is None else self._guest(user_id, verifier)
+
+    def _has_rival(self, user_id: str) -> None:
+        self._forget(user_id)
+        self.rivalled(user_id, f"{user_id} has come in with another secret in the same moment")
 
     def _forget(self, user_id: str) -> None:
         """The id's logins are over, and with them what was kept of a guest."""
         for login in self._logins.pop(user_id, ()):
             login.over = True
-        if self._guests.pop(user_id, None) is not None:
+        if self._guests.go(user_id):
             self._proved.pop(user_id, None)
-            self._shapers.pop(user_id, None)
+            self._speeds.forget(user_id)
 
     # keys
 
     def _verifier(self, user_id: str) -> Verifier:
         """What a proof of `user_id` is checked against; for an id that may not log in, what nothing can match."""
-        user = self._users.get(user_id)
-        while user is not None and not user.disabled:
-            verifier = self._verifiers.get(user_id)
-            if verifier is not None:
+        while (user := self._users.get(user_id)) is not None and not user.disabled:
+            verifier = self._keys.verifier(user)
+            now = self._users.get(user_id)  # may have been replaced meanwhile
+            if now is not None and _credentials(now) == _credentials(user):
                 return verifier
-            verifier = self._verifier_of(user)
-            if self._users.get(user_id) is user:
-                self._verifiers[user_id] = verifier
-            user = self._users.get(user_id)  # may have been replaced meanwhile
-        guest = self._guests.get(user_id)
-        if user is None and guest is not None and guest.verifier is not None:
-            return guest.verifier
-        return credentials.decoy(user_id, self._salt_key)
+        guest = self._guests.verifier(user_id) if user is None and self._any else None
+        return guest or self._keys.decoy(user_id)
 
     def _check(self, user_id: str, secret: str) -> tuple[bool, Verifier | None]:
-        """Whether `secret` is the one of `user_id`; where it is not, also the keys that belong to it."""
-        proof = hmac.digest(self._proof_key, f"{len(user_id)}:{user_id}{secret}".encode(), "sha256")
-        if hmac.compare_digest(self._proved.get(user_id, b""), proof):
-            return True, None
+        """Whether `secret` is the one of `user_id`, and the keys that belong to it, unless it cannot be used."""
+        against, proof = self._proved.get(user_id, (None, b""))
+        if hmac.compare_digest(proof, self._proof(user_id, secret)) and against == self._verifier(user_id):
+            return True, against
         if self._api is not None and len(self._users) == (self._own is not None) and not self.is_own(user_id):
             return False, None  # all ids are the authAPI's: there is none whose existence this could tell
         while True:
             verifier = self._verifier(user_id)
             try:
-                keys = self._threads.call(credentials.derive, secret, verifier.salt, verifier.iterations)
+                keys = self._keys.derive(secret, verifier.salt, verifier.iterations)
             except ValueError:
                 return False, None
             if verifier == self._verifier(user_id):
                 break
-        if not hmac.compare_digest(keys.stored_key, verifier.stored_key):
-            return False, keys
-        self._proved[user_id] = proof
-        return True, None
+        is_right = hmac.compare_digest(keys.stored_key, verifier.stored_key)
+        return is_right, verifier if is_right else keys
 
-    def _derive_all(self) -> None:
-        for user_id in list(self._users):
-            self._verifier(user_id)
-
-    def _verifier_of(self, user: User) -> Verifier:
-        try:
-            if user.verifier is not None:
-                return credentials.parse_verifier(user.verifier)
-            assert user.secret is not None
-            salt = credentials.salt_for(user.id, self._salt_key)
-            return self._threads.call(credentials.derive, user.secret, salt)
-        except ValueError as error:
-            log.error("user %s cannot log in: %s", user.id, error)
-            return credentials.decoy(user.id, self._salt_key)
+    def _proof(self, user_id: str, secret: str) -> bytes:
+        return hmac.digest(self._proof_key, f"{len(user_id)}:{user_id}{secret}".encode(), "sha256")
 
 
 class Login:
@@ -267,9 +248,9 @@ class Login:
         """
         users = self._users
         while users._enrolls(self.id):
-            other = users._enrolling.get(self.id)
+            other = users._guests.enrolling(self.id)
             if other is None:
-                users._enrolling[self.id] = Event()
+                users._guests.enroll(self.id)
                 self._enrolling = True
                 return None
             other.wait()
@@ -292,6 +273,10 @@ class Login:
             raise RemoteRefused(
                 "protocol_error", f"at most {MAX_ENROLLED_ITERATIONS} iterations to enrol with"
             )
+        if self._enrolling and self._users._guests.gives_way(self.id):
+            raise GTError(
+                f"{self.id} comes in at another worker in this moment"
+            )  # its next attempt will tell
         if not (self._enrolling and self._users._enrolls(self.id)):
             raise invalid_credentials()
         self._come_in(self._users._guest(self.id, verifier))
@@ -300,11 +285,13 @@ class Login:
         """The client has shown a secret, and asks for these host prefixes. Waits."""
         users = self._users
         right, keys = users._check(self.id, secret)
-        while not right and users._enrolls(self.id) and self.id in users._enrolling:
-            users._enrolling[self.id].wait()
+        while not right and users._enrolls(self.id) and (other := users._guests.enrolling(self.id)):
+            other.wait()
             right, keys = users._check(self.id, secret)
         if right:
             self._come_in()
+            assert keys is not None
+            users._proved[self.id] = keys, users._proof(self.id, secret)
         elif users._api is not None:
             # It is asked about local ids as well, and its answer not used: nobody sees which ones these are.
             self._ask(users._api, secret, prefixes)
@@ -334,24 +321,25 @@ class Login:
         hosts = api.ask(self.id, secret, prefixes, monotonic() + ASKING_S if is_in else self._until)
         if hosts is None or self.id in users._users:
             raise invalid_credentials()
-        self._come_in(None if self.id in users._guests else users._guest(self.id, None))
+        self._come_in(None if self.id in users._guests.here else users._guest(self.id, None))
         self.hosts = hosts | {self.id.lower()}
         self._secret = secret
 
-    def _come_in(self, guest: _Guest | None = None) -> None:
+    def _come_in(self, guest: Guest | None = None) -> None:
         """Let in; with `guest` as a new one."""
         users = self._users
+        guest = guest or users._guest_elsewhere(self.id)
         if self.over or (guest is None and users.get(self.id) is None):
             raise invalid_credentials()
         if guest is not None:
-            users._guests[self.id] = guest
+            users._guests.come(self.id, guest)
         users._logins.setdefault(self.id, set()).add(self)
         self._end_enrolling()
 
     def _end_enrolling(self) -> None:
         if self._enrolling:
             self._enrolling = False
-            self._users._enrolling.pop(self.id).set()
+            self._users._guests.enrolled(self.id)
 
 
 def _credentials(user: User) -> tuple[str | None, str | None] | None:

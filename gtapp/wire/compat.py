@@ -20,7 +20,7 @@ from gtapp.wire.frames import CLOSED, CONTROL, DATA, OPEN, PING, Event, Open
 
 __all__ = [
     "OPENING", "Close", "CompatFrames", "CompatService", "Error", "Info", "Opening", "OpeningReader", "Ready",
-    "Reconnect", "Services", "ServicesDone", "Signal", "TooManyOptions", "opening", "signal",
+    "Reconnect", "Services", "ServicesDone", "Signal", "TooManyOptions", "opening", "reconnect", "signal",
 ]  # fmt: skip
 
 FIRST_SIGNAL = 0xFFFFFFFF - 3000  # the ids of tasks are below
@@ -124,6 +124,20 @@ def signal(value: Signal) -> bytes:
             return _U32.pack(_SERVICES)
         case Reconnect():
             return _U32.pack(_RECONNECT)
+
+
+def reconnect() -> bytes:
+    """RECONNECT, in a way that GT's clients read on: they take the two bytes behind it for an operation.
+
+    So frames of tasks that do not exist follow. As they stand there, they are no data for task 0001FFFF, and
+    the end of task 00040001 (servers number theirs 2, 4, …); as GT reads them, the end of task FFFFFFF9, and data of
+    four bytes for task FFFF0000. Both end at the same place.
+    """
+    return (
+        signal(Reconnect())
+        + _DATA_HEADER.pack(0x0001FFFF, _OP_DATA, 0)
+        + _CLOSED_FRAME.pack(0x00040001, _OP_CLOSED)
+    )
 
 
 class CompatFrames:

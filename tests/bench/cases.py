@@ -17,7 +17,8 @@ from tests.bench.report import Report, Row, Table
 from tests.bench.request_cases import requests
 from tests.bench.tcp_cases import sni, tcp_bulk, tcp_small
 from tests.bench.tls_cases import handshakes, https100
-from tests.support.processes import Child, eventually
+from tests.bench.worker_cases import workers
+from tests.support.processes import Child, Relay, eventually
 
 T = TypeVar("T")
 
@@ -129,7 +130,7 @@ def cost(bench: Bench) -> None:
 def _system_calls(bench: Bench, route: Route, relay: Child) -> tuple[float | str, str]:
     """System calls per request, and the most frequent ones. Counting slows the process down, so it may join more."""
     output = bench.parts.directory / "strace"
-    strace = Child("strace", ["strace", "-f", "-c", "-S", "calls", "-o", str(output), "-p", str(relay.pid)])
+    strace = Child("strace", ["strace", "-f", "-c", "-S", "calls", "-o", str(output), *_attached(relay)])
     try:
         eventually(lambda: strace.find("attached") or not strace.running, "strace attaches")
         if not strace.running:
@@ -142,6 +143,11 @@ def _system_calls(bench: Bench, route: Route, relay: Child) -> tuple[float | str
     counts = _summary(output)
     most = ", ".join(f"{name} {count / requests:.2f}" for name, count in list(counts.items())[:4])
     return sum(counts.values()) / requests, most
+
+
+def _attached(relay: Child) -> list[str]:
+    pids = [worker.pid for worker in relay.workers] if isinstance(relay, Relay) else [relay.pid]
+    return [word for pid in pids for word in ("-p", str(pid))]
 
 
 def _summary(file: Path) -> dict[str, int]:
@@ -254,7 +260,7 @@ def _say(text: str) -> None:
 CASES: dict[str, Callable[[Bench], None]] = {
     each.__name__: each
     for each in (
-        page100, small100, page1000, connect100, bulk, https100, handshakes, sni, tcp_bulk, tcp_small, requests, idle,
-        cost, protocols, tunnels, connections, services,
+        page100, small100, page1000, connect100, bulk, https100, handshakes, sni, tcp_bulk, tcp_small, requests,
+        workers, idle, cost, protocols, tunnels, connections, services,
     )
 }  # fmt: skip

@@ -17,7 +17,7 @@ import yaml
 
 from tests.support.http import fetch
 from tests.support.ports import Address, Port
-from tests.support.processes import Child, eventually
+from tests.support.processes import Child, Relay, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 GIGABYTE = 1 << 30
@@ -110,10 +110,10 @@ class Parts:
     def port(self) -> Port:
         return self._stack.enter_context(Port())
 
-    def start(self, name: str, argv: Sequence[str]) -> Child:
+    def start(self, name: str, argv: Sequence[str], kind: type[Child] = Child) -> Child:
         # However this process ends, what it started does not outlive it.
         bound = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-        child = Child(name, [*bound, *argv], {**os.environ, "PYTHONPATH": str(ROOT)})
+        child = kind(name, [*bound, *argv], {**os.environ, "PYTHONPATH": str(ROOT)})
         self._stack.callback(child.end)
         return child
 
@@ -171,7 +171,7 @@ class Parts:
         port, id, secret = self.port(), "bench", secrets.token_hex(16)
         gt = [sys.executable, str(ROOT / "gt.py")]
         far = self.start(
-            "GT server", [*gt, "server", "--addr", str(port), "--id", id, "--secret", secret, *server]
+            "GT server", [*gt, "server", "--addr", str(port), "--id", id, "--secret", secret, *server], Relay
         )
         far.wait_for("listening on")
         hosts = dict.fromkeys((PAGE_HOST, *more_hosts), target.pages) | {SINK_HOST: target.uploads}
@@ -196,6 +196,7 @@ class Parts:
                 f"tcp://{port}",
                 *client,
             ],
+            Relay,
         )
         near.wait_for("tunnel .* is up")
         route = Route(name, port.address, port.address, {"GT server": far, "GT client": near})

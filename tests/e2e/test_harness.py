@@ -174,7 +174,7 @@ def test_handlers_end_with_their_service() -> None:
 
 
 def _relay(world: World, code: str) -> Relay:
-    relay = Relay("fake", [sys.executable, "-c", code], world.directory / "stats.json")
+    relay = Relay("fake", [sys.executable, "-c", code])
     world.relays.append(relay)
     return relay
 

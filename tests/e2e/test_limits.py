@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from gtapp.relay.link import USER_TIMEOUT_MS
 from tests.conftest import LONG
 from tests.support.gt1 import ERROR, READY, Frame, OldClient, publish
 from tests.support.http import Ended, Visitor, fetch
@@ -29,8 +30,8 @@ from tests.support.world import World
 BOTH = pytest.mark.parametrize("protocol", ["3", "1"])
 INVALID = Frame(ERROR, payload=b"\x00\x01")
 NO_LOCKOUT = ("--reconnectTimes", "0")
-# Bytes per second that any machine keeps up with. Protocol 1 can only stop reading its whole tunnel: at a much lower
-# speed TCP gives up on one that is not read for 20 s.
+# Bytes per second that any machine keeps up with. With protocol 1 the head of the second answer comes after all that is
+# on its way of the first one.
 SPEED = {"3": 25_000, "1": 100_000}
 SECONDS = 30 if LONG else 12
 
@@ -471,6 +472,25 @@ def test_a_speed_is_kept_in_both_directions_and_shared(world: World, nginx: Ngin
     uploader.socket.shutdown(socket.SHUT_RDWR)  # ends a send() that waits
     upload.join(10)
     uploader.reset()  # what is on its way would take a while at this speed
+
+
+@BOTH
+@pytest.mark.timeout(120)
+def test_a_low_speed_does_not_end_its_tunnel(world: World, protocol: str) -> None:
+    """Where it is not read for longer than the system waits for acknowledgements elsewhere."""
+    secret, speed = world.secret(), 8_000
+    server = world.server("--speed", str(speed), users={"slow": secret})
+    flood = world.service(flooding)
+    client = world.client(server, "slow", secret, local=flood.url, protocol=protocol)
+    meter = download(world, server.address, "slow")
+    meter.start()
+    start = time.monotonic()
+    time.sleep(USER_TIMEOUT_MS / 1000 + 10)
+    took = time.monotonic() - start
+    assert meter.total == pytest.approx(speed * took, rel=0.2)
+    assert not client.process.find("is down")
+    assert not server.process.find("is down")
+    meter.stop()
 
 
 @BOTH

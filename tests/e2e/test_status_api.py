@@ -29,7 +29,7 @@ class Status:
         config = {"users": {"id1": {"secret": self.secret}}, "options": own | options}
         path = world.write("server.yml", config)
         self.relay: Relay = world.gt("server", ["server", "-c", str(path)])
-        self.relay.wait_for("runs as process")
+        self.relay.wait_for(r"listening on .*status API")
 
     def ask(self) -> tuple[int, dict[str, str]]:
         return parsed(fetch(self.api.address, "status", "/status"))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -145,34 +149,86 @@ class Child:
 
 
 class Relay(Child):
-    """A gt.py process (server or client) that can be asked for its statistics."""
+    """A gt.py server or client: its master is the child, its workers relay. It can be asked what they hold."""
 
-    def __init__(
-        self, name: str, argv: list[str], stats_file: Path, env: dict[str, str] | None = None
-    ) -> None:
-        self.stats_file = stats_file
+    def __init__(self, name: str, argv: list[str], env: dict[str, str] | None = None) -> None:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("GT_")}
-        environ |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default", "GT_DEBUG_STATS": str(stats_file)}
+        environ |= {
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": "default",
+            "GT_RUNTIME_DIR": str(runtime_directory()),
+        }
         super().__init__(name, argv, environ | (env or {}))
+        self._runtime = Path((environ | (env or {}))["GT_RUNTIME_DIR"])
+
+    def ask(self, command: str, timeout: float = PATIENCE_S, **more: Any) -> dict[str, Any]:
+        """The answer of the control socket to a command; its lines are in `lines`."""
+
+        def attempt() -> socket.socket:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.connect(str(self._runtime / f"{self.pid}.sock"))
+            except OSError:
+                connection.close()
+                assert self.running, f"{self.name} has ended\n{self.tail()}"
+                raise
+            return connection
+
+        with eventually(attempt, f"{self.name} has a control socket") as connection:
+            connection.settimeout(timeout)
+            connection.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
+            *before, last = [json.loads(line) for line in connection.makefile("rb")] or [{}]
+        answer: dict[str, Any] = last | {"lines": [each["line"] for each in before]}
+        return answer
+
+    def status(self) -> list[dict[str, Any]]:
+        """What `gt.py status --json` says of the workers of its first configuration."""
+        workers = self.ask("status")["units"][0]["workers"]
+        assert isinstance(workers, list)
+        return workers
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """The processes that relay, oldest first."""
+        children = psutil.Process(self.pid).children()
+        return sorted(children, key=lambda child: child.pid)
 
     def stats(self, timeout: float = PATIENCE_S) -> dict[str, Any]:
-        """What the process counts just now: fds, greenlets, tunnels, streams, pumps, counters.
+        """What the workers count just now, all together: fds, greenlets, tunnels, streams, pumps, counters.
 
         Added is `spare_fds`: fds without one for each tunnel, because the pool opens and closes tunnels as it likes.
         """
-        self.stats_file.unlink(missing_ok=True)
-        self.signal(signal.SIGUSR1)
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            with contextlib.suppress(
-                FileNotFoundError, json.JSONDecodeError
-            ):  # not there yet, or half written
-                value = json.loads(self.stats_file.read_text())
-                assert isinstance(value, dict)
-                return value | {"spare_fds": value["fds"] - value["tunnels"]}
-            assert self.running, f"{self.name} ended on SIGUSR1\n{self.tail()}"
-            time.sleep(0.01)
-        raise AssertionError(f"{self.name} wrote no statistics in {timeout:.0f} s\n{self.tail()}")
+        answer = self.ask("status", timeout, debug=True)
+        assert answer.get("ok"), f"{self.name} answers {answer}\n{self.tail()}"
+        workers = answer["units"][0]["workers"]
+        named = {key for each in workers for key in each} - {"number", "pid", "generation", "state", "age_s"}
+        value = {key: sum(each.get(key, 0) for each in workers) for key in named}
+        return value | {"spare_fds": value["fds"] - value["tunnels"]}
+
+    def kill(self) -> None:
+        """kill -9 of all its processes, as the test wants it: the exit code -9 is then the expected one."""
+        workers = self.workers
+        super().kill()
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+        psutil.wait_procs(workers, PATIENCE_S)
+
+    @property
+    def rss(self) -> int:
+        """Resident memory of the workers, bytes."""
+        return sum(int(each.memory_info().rss) for each in self.workers)
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU time that the workers have used so far, seconds."""
+        times = [each.cpu_times() for each in self.workers]
+        return float(sum(each.user + each.system for each in times))
+
+    @property
+    def open_files(self) -> int:
+        """Open file descriptors of the workers as the kernel counts them: asking costs them none."""
+        return sum(int(each.num_fds()) for each in self.workers)
 
     def settle(self, timeout: float = PATIENCE_S, **limits: int) -> dict[str, Any]:
         """Waits until each named statistic is at most its limit, as in settle(streams=0, spare_fds=9)."""
@@ -184,6 +240,14 @@ class Relay(Child):
         over = {key: now[key] for key in limits if now[key] > limits[key]}
         assert not over, f"{self.name} still has {over}, wanted at most {limits}; all: {now}"
         return now
+
+
+@functools.cache
+def runtime_directory() -> Path:
+    """For control sockets, whose paths have to be short. Removed when this process ends."""
+    directory = tempfile.TemporaryDirectory(prefix="gt-")
+    atexit.register(directory.cleanup)
+    return Path(directory.name)
 
 
 def eventually(attempt: Any, what: str, timeout: float = PATIENCE_S, pause: float = 0.02) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import yaml
 from tests.support import services
 from tests.support.http import Visitor
 from tests.support.ports import Address, Port
-from tests.support.processes import Child, Relay
+from tests.support.processes import Child, Relay, runtime_directory
 from tests.support.proxy import CutProxy
 from tests.support.websocket import EchoService
 
@@ -141,9 +143,23 @@ class World:
         words = [*GT, *argv]
         if files:
             words = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *words]
-        relay = Relay(name, words, self.directory / f"stats-{len(self.relays)}.json", env)
+        relay = Relay(name, words, env)
         self.relays.append(relay)
         return relay
+
+    def command(self, *words: str) -> tuple[int, str]:
+        """Runs gt.py with these words to its end, where it finds what this test runs: exit code and output."""
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("GT_")}
+        environ["GT_RUNTIME_DIR"] = str(runtime_directory())
+        done = subprocess.run(
+            [*GT, *words],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, done.stdout
 
     def server(
         self,

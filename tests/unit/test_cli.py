@@ -10,13 +10,14 @@ import pytest
 
 import gtapp.process
 from gtapp import __version__, cli
+from gtapp.config.files import MAX_FILE_BYTES
 from gtapp.config.load import ClientConfig, ServerConfig
-from gtapp.config.yaml_file import MAX_FILE_BYTES
-from gtapp.errors import ConfigError
+from gtapp.errors import ConfigError, GTError
+from gtapp.process.source import Source
 
 ROOT = Path(cli.__file__).parent.parent
 SERVER_YAML = "options: {addr: 8080}\nusers: {id1: {secret: s3cret}}\n"
-COMMANDS = "server, client, connect, check, hash-password, demo, version, help"
+COMMANDS = "server, client, connect, status, check, hash-password, demo, version, help"
 CLIENT_YAML = "options: {id: id1, remote: a}\nservices: [{local: http://b}]\n"
 
 
@@ -25,13 +26,21 @@ def ran(monkeypatch) -> list[object]:
     """The configurations that were run; running one is exit code 7."""
     configs: list[object] = []
 
-    def run(load):
-        configs.append(load())
+    def run_one(role, words, environ):
+        configs.append(Source(role, words, environ).load()[1])
         return 7
 
-    monkeypatch.setattr(
-        gtapp.process, "worker", SimpleNamespace(run_server=run, run_client=run), raising=False
-    )
+    def run_directory(top, depth, environ):
+        configs.append((top, depth))
+        return 9
+
+    def run_worker(fd):
+        configs.append(fd)
+        return 6
+
+    master = SimpleNamespace(run_one=run_one, run_directory=run_directory)
+    monkeypatch.setattr(gtapp.process, "master", master, raising=False)
+    monkeypatch.setattr(gtapp.process, "worker", SimpleNamespace(run=run_worker), raising=False)
     monkeypatch.setattr(gtapp.process, "demo", SimpleNamespace(run=lambda: 8), raising=False)
     return configs
 
@@ -65,20 +74,6 @@ def test_a_client_is_run(ran):
     assert isinstance(ran[0], ClientConfig)
 
 
-def test_a_client_without_a_secret_keeps_the_one_made_for_it(ran, monkeypatch):
-    loads = []
-
-    def run(load):
-        loads.append(load)
-        return 7
-
-    monkeypatch.setattr(gtapp.process.worker, "run_client", run)
-    assert cli.run(["client", "--id", "a", "--remote", "b", "--local", "http://c"], {}) == 7
-    first, again = (loads[0]().options.secret for _ in range(2))
-    assert first == again
-    assert len(first) >= 32
-
-
 def test_variables_are_enough(ran):
     assert cli.run(["server"], {"GT_ADDR": "1", "GT_ID": "a", "GT_SECRET": "s"}) == 7
     assert list(ran[0].users) == ["a"]
@@ -95,6 +90,31 @@ def test_a_config_file_before_or_after_the_role_or_without_one(ran, directory, l
 def test_the_file_says_which_role_it_is_for(ran, directory):
     assert cli.run(["-c", str(directory / "client.yaml")], {}) == 7
     assert isinstance(ran[0], ClientConfig)
+
+
+def test_a_directory_is_run(ran, directory):
+    assert cli.run(["-c", str(directory)], {}) == 9
+    assert cli.run(["-c", str(directory), "--depth", "1"], {}) == 9
+    assert ran == [(directory, 3), (directory, 1)]
+
+
+def test_a_worker_is_run(ran):
+    assert cli.run(["worker", "5"], {}) == 6
+    assert ran == [5]
+
+
+def test_signal_and_status_when_nothing_runs(tmp_path):
+    for words in (
+        ["-s", "reload"],
+        ["-s=stop", "-c", "x.yml"],
+        ["status"],
+        ["-c", "x.yml", "status", "--json"],
+    ):
+        with pytest.raises(GTError, match="no GT runs"):
+            cli.run(words, {"GT_RUNTIME_DIR": str(tmp_path)})
+    done = gt("-s", "restart", GT_RUNTIME_DIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no GT runs that can be reached" in done.stderr
 
 
 def test_the_demo_is_run(ran):
@@ -126,12 +146,13 @@ def test_the_two_lines_of_the_welcome_work(ran, capsys, role):
         ),
         (
             "--addr 80",
-            '"--addr" is not a command (server, client, connect, check, hash-password, demo, version, help)',
+            f'"--addr" is not a command ({COMMANDS})',
         ),
-        ("-s reload", "-s is not available yet: stop GT with Ctrl-C or SIGTERM, and start it again"),
-        ("-s=stop server", "-s is not available yet: stop GT with Ctrl-C or SIGTERM, and start it again"),
+        ("-s relod", '-s: found "relod", allowed: reload, restart, stop, upgrade, did you mean "reload"?'),
+        ("-s=stop server", '-s: "server" is not an option here, -c is'),
+        ("status --all", 'status: "--all" is not an option here, -c and --json are'),
         ("-c", "-c: needs a value"),
-        ("-c {}", "{}: starting all files of a directory is not available yet"),
+        ("-c {} --logLevel info", '-c {}: "--logLevel" is not an option for a whole directory'),
         ("server -c {}", "{}: is a directory, a file is needed here"),
         ("connect", "connect is not available yet"),
         ("check", "check: needs -c FILE or -c DIR"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gtapp.client.answers import advised, compat_granted, compat_refusal, published, refusal
+from gtapp.client.answers import address, advised, compat_granted, compat_refusal, published, refusal
 from gtapp.config.load import Service
 from gtapp.config.values import URL
 from gtapp.errors import RemoteRefused
@@ -32,6 +32,21 @@ def test_where_visitors_find_the_services() -> None:
         ),
         (logging.INFO, "tcp://[::1]:22 is reached at tcp://server.example.com:2222"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("service", "granted", "expected"),
+    [
+        (0, {"hostPrefix": "id1-a"}, "id1-a"),
+        (0, {"hostPrefix": "id1-a", "error": "host_not_allowed"}, ""),
+        (2, {"port": 2222}, "tcp://server.example.com:2222"),
+        (2, {"port": 2222, "error": "port_unavailable"}, ""),
+        (2, {"port": "2222"}, ""),
+        (0, {}, ""),
+    ],
+)
+def test_address(service: int, granted: dict[str, Any], expected: str) -> None:
+    assert address(SERVICES[service], granted, REMOTE) == expected
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -13,12 +13,25 @@ from gevent.queue import Queue
 
 from gtapp.client import pool as pool_module
 from gtapp.client.dialer import Opened
-from gtapp.client.pool import REFUSED_DELAY_S, SHORT_LIFE_S, SPARE_S, Pool, delay_before, more_wanted
+from gtapp.client.pool import (
+    CALLED_OVER_S,
+    FIRST_DELAY_S,
+    LEAVING_S,
+    REFUSED_DELAY_S,
+    SHORT_LIFE_S,
+    SOON_ATTEMPTS,
+    SPARE_S,
+    Failure,
+    Pool,
+    delay_before,
+    more_wanted,
+)
 from gtapp.client.services import Services
 from gtapp.config.load import Service
 from gtapp.config.options import ClientOptions
 from gtapp.config.values import URL
 from gtapp.errors import GTError, LinkError, RemoteRefused
+from gtapp.observe.metrics import counters
 from gtapp.relay.clock import Clock
 from gtapp.relay.opening import Opening
 from gtapp.relay.stream import Stream
@@ -53,23 +66,25 @@ def test_more_wanted(streams: list[int], idle: int, most: int, more: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("refused", "reconnect_delay", "delays"),
+    ("failure", "reconnect_delay", "delays"),
     [
-        (False, 5.0, [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]),
-        (False, 0.1, [0.1, 0.1, 0.1]),
-        (False, 100.0, [0.25, 0.5, 1.0]),
-        (True, 5.0, [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]),
-        (True, 0.1, [0.1, 0.2, 0.4]),
-        (True, 90.0, [90.0, 90.0]),
+        ("lost", 5.0, [0.25, *[0.5] * 10, 1.0, 2.0, 4.0, 5.0, 5.0]),
+        ("lost", 0.1, [0.1, 0.1, 0.1]),
+        ("lost", 100.0, [0.25, 0.5, 0.5]),
+        ("refused", 5.0, [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]),
+        ("refused", 0.1, [0.1, 0.2, 0.4]),
+        ("refused", 90.0, [90.0, 90.0]),
+        ("full", 5.0, [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]),
+        ("full", 90.0, [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 90.0]),
     ],
 )
-def test_delay_before(refused: bool, reconnect_delay: float, delays: list[float]) -> None:
-    assert [delay_before(n + 1, refused, reconnect_delay) for n in range(len(delays))] == delays
+def test_delay_before(failure: Failure, reconnect_delay: float, delays: list[float]) -> None:
+    assert [delay_before(n + 1, failure, reconnect_delay) for n in range(len(delays))] == delays
 
 
-@pytest.mark.parametrize("refused", [False, True])
-def test_a_delay_after_years(refused: bool) -> None:
-    assert delay_before(10_000_000, refused, 5.0) == (REFUSED_DELAY_S if refused else 5.0)
+@pytest.mark.parametrize("failure", ["lost", "full", "refused"])
+def test_a_delay_after_years(failure: Failure) -> None:
+    assert delay_before(10_000_000, failure, 5.0) == (5.0 if failure == "lost" else REFUSED_DELAY_S)
 
 
 class Attempt:
@@ -137,7 +152,7 @@ class Scene:
             made.far.send(*messages)
             until(lambda: len(opening._messages) == len(messages))
         attempt.result.put(Opened(made.tunnel, opening, self.granted))
-        until(lambda: made.tunnel in self.pool._members or made.tunnel.closed)
+        until(lambda: made.tunnel in self.pool.tunnels or made.tunnel.closed)
         turn()
         return made
 
@@ -156,18 +171,20 @@ class Scene:
 def scene(
     make_tunnel: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Scene]]:
-    """scene(remote_connections=3, ...): a pool that has started. It does not really sleep between attempts."""
+    """scene(remote_connections=3, ...): a pool that has started. It does not really wait between attempts, unless
+    `real_delays` says so."""
     scenes: list[Scene] = []
 
-    def make(find: Callable[[], URL] | None = None, **options: Any) -> Scene:
+    def make(find: Callable[[], URL] | None = None, real_delays: bool = False, **options: Any) -> Scene:
         made = Scene(make_tunnel, find, replace(ClientOptions(id="id1", secret="secret1"), **options))
         scenes.append(made)
 
-        def sleep(seconds: float) -> None:
+        def pause(seconds: float) -> None:
             made.delays.append(seconds)
             gevent.sleep(0)
 
-        monkeypatch.setattr(pool_module, "gevent", SimpleNamespace(spawn=gevent.spawn, sleep=sleep))
+        if not real_delays:
+            monkeypatch.setattr(made.pool, "_pause", pause)
         made.pool.start()
         return made
 
@@ -216,10 +233,21 @@ def test_a_lost_tunnel_is_replaced_at_once(scene: MakeScene, monkeypatch: pytest
 
 def test_a_tunnel_that_is_lost_soon_counts_as_a_failure(scene: MakeScene) -> None:
     one = scene(reconnect_delay=5.0)
-    for _ in range(4):
+    for _ in range(SOON_ATTEMPTS + 3):
         one.succeed().far.close()
     one.succeed()
-    for delay, longest in zip(one.delays, [0.25, 0.5, 1.0, 2.0], strict=True):
+    for delay, longest in zip(one.delays, [0.25, *[0.5] * SOON_ATTEMPTS, 1.0, 2.0], strict=True):
+        assert longest / 2 <= delay <= longest
+
+
+def test_tunnels_that_are_lost_together_count_as_one_failure(scene: MakeScene) -> None:
+    one = scene(reconnect_delay=5.0, remote_connections=3, remote_idle_connections=3)
+    for _ in range(4):
+        for made in [one.succeed() for _ in range(3)]:
+            made.far.close()
+    one.succeed()
+    assert len(one.delays) == 4
+    for delay, longest in zip(one.delays, [0.25, 0.5, 0.5, 0.5], strict=True):
         assert longest / 2 <= delay <= longest
 
 
@@ -245,8 +273,8 @@ def test_it_never_gives_up_and_says_it_once(scene: MakeScene, caplog: pytest.Log
     one.succeed()
     assert caplog.text.count("cannot connect") == 1
     assert caplog.text.count("something else") == 1
-    assert all(2.5 <= delay <= 5.0 for delay in one.delays[5:])
-    assert len(set(one.delays[5:])) > 20, "a thousand clients must not come at once"
+    assert all(2.5 <= delay <= 5.0 for delay in one.delays[SOON_ATTEMPTS + 4 :])
+    assert len(set(one.delays[SOON_ATTEMPTS + 4 :])) > 15, "a thousand clients must not come at once"
 
 
 def test_refusals_take_longer(scene: MakeScene) -> None:
@@ -262,7 +290,7 @@ def test_the_first_refusal_after_an_outage_is_the_first(scene: MakeScene) -> Non
     one = scene(reconnect_delay=5.0)
     for _ in range(10):
         one.fail(LinkError("no network"))
-    one.fail(RemoteRefused("too_many_connections", "the old ones are not gone yet"))
+    one.fail(RemoteRefused("locked_out", "wait"))
     one.attempt().result.put(LinkError("x"))
     assert 2.5 <= one.delays[-1] <= 5.0
 
@@ -386,6 +414,263 @@ def test_stop_in_the_middle_of_an_attempt(scene: MakeScene) -> None:
     one.quiet()
 
 
+# tunnels that are called over
+
+
+def called_over(made: Made) -> bytes:
+    if isinstance(made.far.frames, Frames):
+        return made.far.frames.control({"type": "reconnect"})
+    return compat.signal(compat.Reconnect())
+
+
+def drained(made: Made) -> bytes:
+    if isinstance(made.far.frames, Frames):
+        return made.far.frames.control({"type": "drain"})
+    return compat.signal(compat.Close())
+
+
+def states(one: Scene) -> list[str]:
+    return [each["state"] for each in one.pool.status()]
+
+
+BOTH = pytest.mark.parametrize("version", [3, 1])
+
+
+@BOTH
+def test_a_tunnel_that_is_called_over_serves_until_it_is_drained(scene: MakeScene, version: int) -> None:
+    one = scene()
+    one.version = version
+    lost = counters.tunnels_lost
+    made = one.succeed()
+    made.tunnel.age = SHORT_LIFE_S
+    made.far.send(called_over(made))
+    attempt = one.attempt()
+    busy(made, 2)
+    new = one.succeed(attempt=attempt)
+    one.quiet()
+    busy(made, 4)
+    assert states(one) == ["up", "leaving"]
+    assert sum(one.delays) <= CALLED_OVER_S
+    made.far.send(drained(made), made.far.data(2, b"running"))
+    until(lambda: made.sinks[0].data == b"running")
+    assert states(one) == ["up", "draining"]
+    for sink in made.sinks:
+        sink.stream.reset()
+    until(lambda: made.closed or made.tunnel.closed)
+    until(lambda: one.pool.tunnels == [new.tunnel])
+    one.quiet()
+    assert counters.tunnels_lost == lost
+
+
+@BOTH
+def test_as_many_as_were_in_use_come_over(scene: MakeScene, version: int) -> None:
+    """A full pool is there twice for a while."""
+    one = scene(remote_idle_connections=1, remote_connections=3)
+    one.version = version
+    old = []
+    for _ in range(3):
+        old.append(one.succeed())
+        busy(old[-1])
+    one.quiet()
+    for made in old:
+        made.far.send(called_over(made))
+    for _ in range(3):
+        one.succeed()
+    one.quiet()
+    assert states(one) == ["up"] * 3 + ["leaving"] * 3
+    for made in old:
+        made.sinks[0].stream.reset()
+        made.far.send(drained(made))
+    until(lambda: states(one) == ["up"] * 3)
+    one.quiet()
+
+
+def test_idle_tunnels_come_over_as_far_as_they_are_wanted(scene: MakeScene) -> None:
+    one = scene(remote_idle_connections=2, remote_connections=5)
+    old = []
+    for number in range(4):
+        old.append(one.succeed())
+        if number < 2:
+            busy(old[-1])
+    one.quiet()
+    for made in old:
+        made.far.send(called_over(made))
+    until(lambda: states(one) == ["leaving"] * 4)
+    one.succeed()
+    one.succeed()
+    one.quiet()
+    for made in old[:2]:
+        made.sinks[0].stream.reset()
+
+
+def test_gt_calls_a_client_over_through_any_of_its_tunnels(scene: MakeScene) -> None:
+    one = scene(remote_idle_connections=2)
+    one.version = 1
+    old = [one.succeed(), one.succeed()]
+    old[0].far.send(called_over(old[0]))
+    until(lambda: states(one) == ["leaving"] * 2)
+    one.succeed()
+    one.succeed()
+    old[1].far.send(called_over(old[1]))
+    one.quiet()
+    assert states(one) == ["up"] * 2 + ["leaving"] * 2
+
+
+def test_one_that_leaves_is_not_spare(scene: MakeScene) -> None:
+    """Nor is it kept for ever by a server that never says that it may go."""
+    one = scene(reconnect_delay=5.0)
+    made = one.succeed()
+    made.far.send(called_over(made))
+    attempt = one.attempt()
+    for _ in range(round(2 * LEAVING_S)):
+        one.pool.tick(1.0)
+    assert states(one) == ["leaving"], "there is no other one"
+    one.succeed(attempt=attempt)
+    one.pool.tick(1.0)
+    assert states(one) == ["up", "draining"]
+    assert made.far.next_of(CONTROL)[2] == {"type": "drain"}
+
+
+def test_as_long_as_no_new_one_can_be_had_the_old_one_serves(scene: MakeScene) -> None:
+    one = scene(reconnect_delay=5.0)
+    made = one.succeed()
+    made.far.send(called_over(made))
+    for _ in range(6):
+        one.fail(LinkError("cannot connect"))
+    one.fail(RemoteRefused("too_many_connections", "full"))
+    attempt = one.attempt()
+    assert one.delays[-1] <= FIRST_DELAY_S
+    busy(made)
+    assert states(one) == ["leaving"]
+    assert one.pool.problem == ""
+    one.succeed(attempt=attempt)
+    one.quiet()
+    made.sinks[0].stream.reset()
+
+
+def test_a_loss_while_leaving_is_none(scene: MakeScene) -> None:
+    one = scene(remote_idle_connections=1, remote_connections=3)
+    lost = counters.tunnels_lost
+    made = one.succeed()
+    busy(made)
+    second = one.succeed()
+    made.far.send(called_over(made))
+    attempt = one.attempt()
+    made.far.close()
+    until(lambda: one.pool.tunnels == [second.tunnel])
+    attempt.result.put(LinkError("x"))
+    one.quiet()
+    assert counters.tunnels_lost == lost
+
+
+@BOTH
+def test_ten_calls_in_a_row(scene: MakeScene, version: int) -> None:
+    one = scene(remote_idle_connections=1, remote_connections=3)
+    one.version = version
+    made = one.succeed()
+    for _ in range(10):
+        made.far.send(called_over(made), called_over(made))
+        new = one.succeed()
+        assert states(one) == ["up", "leaving"]
+        made.far.send(drained(made))
+        until(lambda: states(one) == ["up"])
+        made = new
+    one.quiet()
+    assert len(one.delays) == 10
+    assert all(FIRST_DELAY_S <= delay <= FIRST_DELAY_S + CALLED_OVER_S for delay in one.delays)
+    assert one.pool.tunnels == [made.tunnel]
+
+
+def test_who_waits_for_long_comes_at_once_when_called(scene: MakeScene) -> None:
+    one = scene(real_delays=True, remote_idle_connections=1, remote_connections=3)
+    made = one.succeed()
+    busy(made)
+    one.fail(RemoteRefused("locked_out", "for a minute"))
+    turn(5)
+    made.far.send(called_over(made))
+    one.succeed()
+    made.sinks[0].stream.reset()
+
+
+def test_a_call_that_comes_behind_the_opening(scene: MakeScene) -> None:
+    one = scene()
+    made = one.succeed(Frames().control({"type": "reconnect"}))
+    busy(made)
+    one.succeed()
+    assert states(one) == ["up", "leaving"]
+    made.sinks[0].stream.reset()
+
+
+def test_what_one_says_no_to_that_leaves_is_asked_of_the_new_ones(scene: MakeScene) -> None:
+    one = scene()
+    made = one.succeed()
+    made.far.send(called_over(made))
+    attempt = one.attempt()
+    new = Table(one, http(81, "a"))
+    one.pool.replace(new)
+    services_asked(made)
+    made.far.send(disagree(made))
+    other = one.succeed(attempt=attempt)
+    services_asked(other)
+    other.far.send(agree(other))
+    busy(other)
+    assert len(new.opened) == 1
+    other.sinks[0].stream.reset()
+
+
+# what is told about it
+
+
+def test_ready_with_a_tunnel(scene: MakeScene) -> None:
+    one = scene()
+    assert not one.pool.ready.is_set()
+    one.succeed()
+    assert one.pool.ready.wait(5)
+    assert one.pool.problem == ""
+
+
+def test_ready_without_one(scene: MakeScene) -> None:
+    """When every way has been tried."""
+    one = scene()
+    one.fail(LinkError("the first way is closed"))
+    attempt = one.attempt()
+    assert not one.pool.ready.is_set()
+    attempt.result.put(RemoteRefused("too_many_connections", "so is the second"))
+    assert one.pool.ready.wait(5)
+    assert one.pool.problem == "so is the second"
+    one.succeed()
+    assert one.pool.problem == ""
+
+
+def test_ready_when_nobody_knows_the_server(scene: MakeScene) -> None:
+    def find() -> URL:
+        gevent.sleep(0)
+        raise LinkError("the API is down")
+
+    one = scene(find=find, real_delays=True)
+    assert one.pool.ready.wait(5)
+    assert one.pool.problem == "the API is down"
+
+
+def test_status(scene: MakeScene) -> None:
+    one = scene()
+    one.granted = [{"hostPrefix": "id1"}]
+    made = one.succeed()
+    busy(made)
+    (tunnel,) = json.loads(json.dumps(one.pool.status()))
+    assert tunnel.pop("rtt_ms") >= 0
+    assert tunnel == {
+        "remote": "tcp://192.0.2.1:80",
+        "protocol": 3,
+        "transport": "tcp",
+        "age_s": 0.0,
+        "streams": 1,
+        "state": "up",
+    }
+    assert one.pool.public() == [("http://127.0.0.1:80", ["id1"])]
+    made.sinks[0].stream.reset()
+
+
 # where the server is
 
 
@@ -437,9 +722,9 @@ def test_as_long_as_nobody_tells_where_the_server_is(
     made = one.succeed()
     busy(made)
     one.succeed().far.close()
-    for _ in range(8):
+    for _ in range(SOON_ATTEMPTS + 5):
         answers.put(LinkError("the API is down"))
-    until(lambda: answers.empty() and len(one.delays) >= 8)
+    until(lambda: answers.empty() and len(one.delays) >= SOON_ATTEMPTS + 5)
     assert caplog.text.count("the API is down") == 1
     assert one.delays[-1] > 2
     assert not made.tunnel.closed
@@ -475,9 +760,6 @@ def disagree(made: Made) -> bytes:
             {"type": "error", "code": "host_conflict", "message": "taken", "service": 0}
         )
     return compat.signal(compat.Error(compat.HOST_CONFLICT))
-
-
-BOTH = pytest.mark.parametrize("version", [3, 1])
 
 
 @BOTH

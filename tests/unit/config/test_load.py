@@ -87,8 +87,8 @@ def test_a_secret_is_made_when_there_is_none():
     first, second = (load_client(words, {}).options.secret for _ in range(2))
     assert first != second
     assert len(first) >= 32
-    assert load_client(words, {}, "made before").options.secret == "made before"
-    assert load_client(CLIENT, {}, "made before").options.secret == "s1"
+    assert load_client(words, {}, secret="made before").options.secret == "made before"
+    assert load_client(CLIENT, {}, secret="made before").options.secret == "s1"
 
 
 def test_services_of_flags_environment_and_file_are_all_published(yml):
@@ -264,7 +264,7 @@ INVALID = [
     (load_server, [*SERVER, "--quicAddr", "443"], {}, "--quicAddr is not available yet"),
     (load_server, [*SERVER, "--webAddr", "8000"], {}, "--webAddr is not available yet"),
     (load_server, [*SERVER, "--bbr"], {}, "--bbr is not available yet"),
-    (load_server, SERVER, {"GT_WORKERS": "auto"}, "GT_WORKERS is not available yet"),
+    (load_server, SERVER, {"GT_QUIC_ADDR": "443"}, "GT_QUIC_ADDR is not available yet"),
     (load_server, [*SERVER, "--users", "/nowhere.yml"], {}, "/nowhere.yml: there is no such file"),
     (load_server, SERVER, {"GT_ADDRR": "1"}, "GT_ADDRR: there is no such option, did you mean GT_ADDR?"),
     (load_client, CLIENT[2:], {}, "client: there is no id, set it (for example --id id1)"),

@@ -42,10 +42,10 @@ KEYS = {
     "user": f"secret verifier disabled {LIMITS} allowIPs denyIPs",
 }
 LATER = {
-    "server": f"{CONSOLE} quicAddr bbr quicEngine stunAddr stunLogLevel workers drainTimeout",
+    "server": f"{CONSOLE} quicAddr bbr quicEngine stunAddr stunLogLevel",
     "client": f"""
         {CONSOLE} bbr quicEngine remoteSTUN webrtcConnections webrtcConnectionIdleTimeout webrtcMinPort webrtcMaxPort
-        webrtcLogLevel webrtcThreadMode tcpForwardAddr tcpForwardHostPrefix tcpForwardConnections workers""",
+        webrtcLogLevel webrtcThreadMode tcpForwardAddr tcpForwardHostPrefix tcpForwardConnections""",
     "connect": KEYS["connect"],
     "service": "",
     "user": "",

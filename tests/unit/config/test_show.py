@@ -42,6 +42,8 @@ options:
   - panic
   sentrySampleRate: 1.0
   sentryDebug: false
+  workers: 1
+  drainTimeout: 10m
 """
 CLIENT_YAML = """\
 type: client
@@ -75,6 +77,7 @@ options:
   - panic
   sentrySampleRate: 1.0
   sentryDebug: false
+  workers: 1
 """
 
 USERS_YAML = """\

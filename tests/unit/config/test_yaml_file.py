@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from gtapp.config.files import MAX_FILE_BYTES
 from gtapp.config.problems import Problems
-from gtapp.config.yaml_file import MAX_FILE_BYTES, YamlFile
+from gtapp.config.yaml_file import YamlFile
 from gtapp.errors import ConfigError
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -42,3 +42,13 @@ def test_an_unknown_name_is_a_mistake() -> None:
         metrics.watch("tunels", int)
     with pytest.raises(AttributeError):
         metrics.counters.tunels_opened = 1  # type: ignore[attr-defined]
+
+
+def test_several_processes_in_one() -> None:
+    metrics.counters.bytes_in = 3
+    metrics.watch("tunnels", lambda: 2)
+    one = metrics.snapshot()
+    total = metrics.summed([one, one, {"bytes_in": 1, "of_a_newer_version": 7}])
+    assert list(total) == [*one, "of_a_newer_version"]
+    assert (total["bytes_in"], total["tunnels"], total["of_a_newer_version"]) == (7, 4, 7)
+    assert metrics.summed([]) == {}

@@ -10,7 +10,7 @@ from tests.support.relay import make_tunnel, no_leaks
 
 __all__ = ["make_tunnel", "no_leaks"]
 
-BOTH = ("test_link", "test_pump")  # their modules' `tcp_pair` gives what they test
+BOTH = ("test_link", "test_pump", "test_splice")  # their modules' `tcp_pair` gives what they test
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

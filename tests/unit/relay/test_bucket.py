@@ -285,3 +285,83 @@ def test_a_shaper_has_a_bucket_for_each_direction(simulated: Simulated) -> None:
     simulated.run(10, all_go_on(up, down))
     for stream, start in ((up, before[0]), (down, before[1])):
         assert stream.moved - start == pytest.approx(1_000_000, rel=0.05)
+
+
+# a part of the speed
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.75])
+@pytest.mark.parametrize("speed", SPEEDS[2:5])
+def test_a_part_of_the_speed(simulated: Simulated, speed: int, part: float) -> None:
+    """Also of what may pass at once."""
+    bucket = Bucket(speed)
+    whole = bucket._burst
+    bucket.set_part(part)
+    assert bucket._burst == whole * part
+    stream = Greedy(simulated, bucket).go()
+    simulated.run(30, stream.go_on)
+    assert stream.moved == pytest.approx(30 * speed * part, rel=0.05)
+    bucket.set_speed(speed * 2)
+    before = stream.moved
+    simulated.run(30, stream.go_on)
+    assert stream.moved - before == pytest.approx(60 * speed * part, rel=0.05)
+    bucket.set_speed(0)
+    assert bucket.allowed(stream, 1 << 30) == 1 << 30
+
+
+def test_the_part_changes_while_streams_wait(simulated: Simulated) -> None:
+    bucket = Bucket(100_000)
+    stream = Greedy(simulated, bucket).go()
+    moved = []
+    for part in (1.0, 0.1, 0.5, 0.02, 1.0):
+        bucket.set_part(part)
+        before = stream.moved
+        simulated.run(10, stream.go_on)
+        moved.append((stream.moved - before) / 1_000_000)
+    assert moved == pytest.approx([1.0, 0.1, 0.5, 0.02, 1.0], rel=0.05, abs=0.01)
+
+
+def test_a_debt_is_not_longer_for_a_small_part(simulated: Simulated) -> None:
+    """What new connections have brought would hold up all for many seconds."""
+    bucket = Bucket(100_000)
+    bucket.spend(1_000_000)
+    bucket.set_part(0.01)
+    stream = Greedy(simulated, bucket).go()
+    simulated.run(1.7, stream.go_on)
+    assert stream.moved > 0
+
+
+def test_who_is_active(simulated: Simulated) -> None:
+    bucket = Bucket(1000)
+    first = Greedy(simulated, bucket).go()
+    assert bucket.active(1.0) == 0, "nobody wants to know"
+    bucket.leave(first)
+    woken: list[float] = []
+    bucket.share(lambda: woken.append(simulated.now))
+    second, third = Greedy(simulated, bucket), object()
+    bucket.wait(second)
+    bucket.note(third)
+    assert (woken, bucket.active(1.0)) == ([1000.0], 2)
+    bucket.leave(second)
+    simulated.now += 0.9
+    bucket.note(third)
+    simulated.now += 0.9
+    assert bucket.active(1.0) == 1
+    bucket.forget(third)
+    bucket.forget(third)
+    assert bucket.active(1.0) == 0
+    bucket.note(third)
+    assert len(woken) == 2
+    bucket.share(None)
+    bucket.note(third)
+    assert (len(woken), bucket.active(1.0)) == (2, 0)
+
+
+def test_a_part_that_begins_while_one_begins_to_wait(simulated: Simulated) -> None:
+    """It is taken into account for how long that one waits."""
+    bucket = Bucket(100_000)
+    bucket.set_part(0.01)
+    bucket.share(lambda: bucket.set_part(1.0))
+    stream = Greedy(simulated, bucket).go()
+    simulated.run(1, stream.go_on)
+    assert stream.moved == pytest.approx(100_000, rel=0.05)

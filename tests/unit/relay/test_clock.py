@@ -91,6 +91,33 @@ def test_wait_ends_after_its_time(clock: Clock) -> None:
     assert 0.04 < monotonic() - began < 2
 
 
+def test_over_with_everything(clock: Clock) -> None:
+    things = [Thing(), Thing()]
+    for thing in things:
+        clock.add(thing)
+    states = []
+    for thing in things:
+        states.append((clock.over, len(clock.ticking)))
+        thing.lives = 0
+    assert states == [(False, 2), (False, 1)]
+    assert clock.over
+    assert clock.ticking == []
+
+
+def test_quicken(clock: Clock) -> None:
+    slow = Clock([])
+    thing = Thing()
+    slow.add(thing)
+    slow.start()
+    slow.quicken(2.0)
+    assert slow.period == LONGEST_PERIOD_S
+    slow.quicken(0.01)
+    assert slow.ticks(1.0) == 100
+    until(lambda: len(thing.periods) > 3, seconds=0.9)
+    assert set(thing.periods) == {0.01}
+    slow.stop()
+
+
 def test_stop(clock: Clock) -> None:
     thing = Thing()
     clock.add(thing)

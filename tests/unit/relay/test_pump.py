@@ -43,8 +43,13 @@ class Scene:
     def __init__(self, made: Made, buffer_bytes: int = 0, idle: Idle | None = None) -> None:
         self.made = made
         self.tunnel, self.far = made.tunnel, made.far
-        self.stream = self.tunnel.open(0, "192.0.2.1:5", b"")
-        self.far.next_of(frames.OPEN)
+        if self.tunnel.is_server:
+            self.stream = self.tunnel.open(0, "192.0.2.1:5", b"")
+            self.far.next_of(frames.OPEN)
+        else:
+            self.far.send(self.far.frames.open(2, 0, "", b""))
+            until(lambda: made.opened)
+            self.stream = made.opened[0][0]
         self.id = self.stream.id
         self.sock, self.local = tcp_pair(buffer_bytes)
         self.pump = Pump(self.stream, idle or Idle(1000))
@@ -82,9 +87,13 @@ def make_scene(make_tunnel: MakeTunnel) -> Iterator[Callable[..., Scene]]:
     scenes: list[Scene] = []
 
     def make(
-        version: int = 3, buffer_bytes: int = 0, link_buffer_bytes: int = 0, idle: Idle | None = None
+        version: int = 3,
+        buffer_bytes: int = 0,
+        link_buffer_bytes: int = 0,
+        idle: Idle | None = None,
+        is_server: bool = True,
     ) -> Scene:
-        made = make_tunnel(version=version, buffer_bytes=link_buffer_bytes).up()
+        made = make_tunnel(version=version, is_server=is_server, buffer_bytes=link_buffer_bytes).up()
         scenes.append(Scene(made, buffer_bytes, idle))
         return scenes[-1]
 
@@ -638,3 +647,88 @@ def test_window_frames_go_out_as_the_local_socket_drains(make_scene: MakeScene) 
     assert scene.far.next()[0] == CONTROL
     read_exactly(scene.local, INITIAL_WINDOW)
     assert scene.far.next()[0] == WINDOW
+
+
+# between two requests
+
+
+def exchange(scene: Scene) -> None:
+    """A question of the visitor and an answer of the service, either way round."""
+
+    def ask() -> None:
+        scene.local.sendall(b"from here")
+        assert scene.far.next()[2] == b"from here"
+
+    def answer() -> None:
+        scene.send(b"from there")
+        assert read_exactly(scene.local, 10) == b"from there"
+
+    for step in (ask, answer) if scene.tunnel.is_server else (answer, ask):
+        step()
+
+
+@pytest.mark.parametrize("version", [3, 1])
+@pytest.mark.parametrize("is_server", [True, False])
+def test_what_waits_for_a_request_is_ended(make_scene: MakeScene, is_server: bool, version: int) -> None:
+    """The service is told that the visitor has no more to say, and closes."""
+    scene = make_scene(version, is_server=is_server).attach()
+    exchange(scene)
+    exchange(scene)
+    ticks(scene, 2)
+    scene.pump.end_if_quiet(3)
+    turn(5)
+    assert not scene.stream.eof_sent
+    ticks(scene, 1)
+    scene.pump.end_if_quiet(3)
+    if is_server:
+        assert scene.far.next()[0] == (EOF if version == 3 else CLOSED)
+        if version == 3:
+            scene.send(b"bye")
+            scene.send_eof()
+        assert read_all(scene.local) == (b"bye" if version == 3 else b"")
+    else:
+        assert read_all(scene.local) == b""
+        scene.pump.end_if_quiet(3)
+        scene.local.sendall(b"bye")
+        scene.local.close()
+        assert scene.far.next()[2] == b"bye"
+        assert scene.far.next()[0] == (EOF if version == 3 else CLOSED)
+        if version == 3:
+            scene.send_eof()
+    until(lambda: scene.closed)
+    assert scene.stream.over
+
+
+@pytest.mark.parametrize("is_server", [True, False])
+def test_what_waits_for_an_answer_is_not_ended(make_scene: MakeScene, is_server: bool) -> None:
+    """Also where the last answer and the next question have come between the same two ticks."""
+    scene = make_scene(is_server=is_server).attach()
+    ticks(scene, 5)
+    scene.pump.end_if_quiet(3)
+    exchange(scene)
+    if is_server:
+        scene.local.sendall(b"?")
+        assert scene.far.next()[2] == b"?"
+    else:
+        scene.send(b"?")
+        read_exactly(scene.local, 1)
+    ticks(scene, 5)
+    scene.pump.end_if_quiet(3)
+    turn(5)
+    assert not scene.stream.eof_sent
+    assert not scene.closed
+    scene.local.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        scene.local.recv(1)
+
+
+def test_what_is_still_being_sent_is_not_ended(make_scene: MakeScene) -> None:
+    scene = make_scene(buffer_bytes=4096).attach()
+    scene.local.sendall(b"?")
+    scene.far.next()
+    scene.send(bytes(200_000))
+    until(lambda: scene.pump._pending)
+    ticks(scene, 5)
+    scene.pump.end_if_quiet(3)
+    assert not scene.stream.eof_sent
+    assert read_exactly(scene.local, 200_000) == bytes(200_000)

@@ -478,3 +478,47 @@ class InMemory:
 
     def stop(self) -> None:
         self.callback = None
+
+
+@BOTH
+def test_active_streams_are_counted(make_scene: MakeScene, version: int) -> None:
+    """Those that have moved bytes since the last tick, or wait for tokens, until they end."""
+    scene = make_scene(version)
+    shaper = Shaper(1_000_000)
+    woken: list[str] = []
+    shaper.up.share(lambda: woken.append("up"))
+    shaper.down.share(lambda: woken.append("down"))
+    sends, gets, _idle = (scene.visitor(shaper) for _ in range(3))
+
+    def active() -> tuple[int, int]:
+        scene.ticks(1)
+        return shaper.up.active(60), shaper.down.active(60)
+
+    assert active() == (0, 0)
+    sends.local.sendall(b"x")
+    gets.answer(b"y")
+    assert read_exactly(gets.local, 1) == b"y"
+    until(lambda: active() == (1, 1))
+    assert sorted(woken) == ["down", "up"]
+    gets.answer(bytes(200_000))
+    until(lambda: shaper.down._waiters)
+    sends.local.close()
+    gets.local.close()
+    until(lambda: sends.stream.eof_sent)
+    for each in (sends, gets):
+        each.stream.reset()
+        each.pump._close(reset=False)
+    assert (shaper.up.active(60), shaper.down.active(60)) == (0, 0)
+
+
+def test_one_that_waits_for_tokens_stays_active(make_scene: MakeScene) -> None:
+    scene = make_scene(3)
+    shaper = Shaper(1)
+    shaper.down.share(lambda: None)
+    visitor = scene.visitor(shaper)
+    visitor.answer(bytes(1000))
+    until(lambda: shaper.down._waiters)
+    shaper.down.active(0)
+    assert shaper.down.active(0.01) == 0
+    scene.ticks(1)
+    assert shaper.down.active(60) == 1

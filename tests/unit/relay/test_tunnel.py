@@ -270,6 +270,18 @@ def test_a_client_that_drains_leaves_the_close_to_the_server(make_tunnel: MakeTu
     assert made.closed == ["drained"]
 
 
+@pytest.mark.parametrize("by_peer_first", [False, True])
+def test_who_drains_tells_its_owner_once(make_tunnel: MakeTunnel, by_peer_first: bool) -> None:
+    made = make_tunnel().up()
+    made.open()
+    told: list[bool] = []
+    made.tunnel.on_drain = lambda: told.append(made.tunnel.draining)
+    ends = [made.tunnel.drain, made.tunnel.drained_by_peer]
+    for end in reversed(ends) if by_peer_first else ends:
+        end()
+    assert told == [True]
+
+
 def test_drained_by_the_other_end(make_tunnel: MakeTunnel) -> None:
     made = make_tunnel().up()
     sink = made.open()
@@ -280,6 +292,39 @@ def test_drained_by_the_other_end(make_tunnel: MakeTunnel) -> None:
     until(lambda: made.closed)
     assert made.far.next_of(RESET)
     assert made.far.rest() == [], "it knows that nothing comes here any more"
+
+
+def test_calling_over(make_tunnel: MakeTunnel) -> None:
+    """The tunnel goes on; what is drained has been told enough."""
+    made = make_tunnel().up()
+    made.tunnel.call_over()
+    assert made.far.next() == (CONTROL, 0, {"type": "reconnect"})
+    made.open()
+    made.tunnel.drain()
+    made.tunnel.call_over()
+    assert made.far.next() == (CONTROL, 0, {"type": "drain"})
+    made.tunnel.abort("enough")
+    made.tunnel.call_over()
+    assert made.far.rest() == []
+
+
+def test_calling_over_in_protocol_1(make_tunnel: MakeTunnel) -> None:
+    made = make_tunnel(version=1).up()
+    made.tunnel.call_over()
+    assert made.far.next() == (CONTROL, 0, compat.Reconnect())
+    assert made.far.next()[0] == CLOSED, "of a task that does not exist: see wire.compat"
+    made.open()
+
+
+def test_states(make_tunnel: MakeTunnel) -> None:
+    tunnel = make_tunnel().up().tunnel
+    assert tunnel.state == "up"
+    tunnel.suspect = True
+    assert tunnel.state == "suspect"
+    tunnel.draining = True
+    assert tunnel.state == "draining"
+    tunnel.abort("enough")
+    assert tunnel.state == "closed"
 
 
 # the end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,15 @@ from gtapp.config.load import User
 from gtapp.config.options import ServerOptions
 from gtapp.observe import metrics
 from gtapp.observe.logs import Limited
+from gtapp.relay.channel import Channel, pair
 from gtapp.relay.pump import Idle
 from gtapp.relay.sockets import PlainSocket, Socket, show_address
 from gtapp.relay.tls import Handshakes
-from gtapp.server import arrivals, pages, router
+from gtapp.server import arrivals, handover, pages, router
+from gtapp.server.listeners import listen
 from gtapp.server.registry import Kind, Registry
 from gtapp.server.router import Router
+from gtapp.server.siblings import Siblings
 from gtapp.server.users import Users
 from tests.support.relay import Made, read_all, tcp_pair, turn, until
 
@@ -34,26 +38,36 @@ class Scene:
     `user` are the limits of id1, the rest are options of the server.
     """
 
-    def __init__(self, make_tunnel: MakeTunnel, user: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        make_tunnel: MakeTunnel,
+        user: dict[str, Any] | None = None,
+        siblings: Siblings | None = None,
+        **options: Any,
+    ) -> None:
         self._make_tunnel = make_tunnel
         self.options = ServerOptions(**options)
-        self.registry = Registry()
+        self.siblings = siblings or Siblings()
+        self.registry = Registry(self.siblings)
         self.users = Users({"id1": User(id="id1", secret="secret1", **(user or {}))}, self.options)
         self.admitted: list[tuple[Socket, str, bytes]] = []
         self.handshakes = Handshakes()
         self.router = Router(
-            self.options, Idle(8), self.registry, self.users, self.handshakes, lambda *args: self.admitted.append(args)
+            self.options, Idle(8), self.registry, self.users, self.handshakes,
+            lambda *args: self.admitted.append(args), self.siblings,
         )  # fmt: skip
         self.certificate: Any = None
         self.visitors: list[Any] = []
-        self.made = self.tunnel_comes()
+        self.made: Made
+        if siblings is None:
+            self.made = self.tunnel_comes()
 
-    def new_tunnel(self) -> Made:
+    def new_tunnel(self, version: int = 3) -> Made:
         """One that publishes nothing yet."""
-        return self._make_tunnel().up()
+        return self._make_tunnel(version).up()
 
-    def tunnel_comes(self) -> Made:
-        made = self.new_tunnel()
+    def tunnel_comes(self, version: int = 3) -> Made:
+        made = self.new_tunnel(version)
         self.registry.publish(made.tunnel, "id1", SERVICES)
         made.tunnel.on_closed = lambda reason: self.registry.withdraw(made.tunnel, "id1")
         return made
@@ -105,10 +119,36 @@ class Scene:
         turn(5)  # farewells end with their visitors
 
 
+def introduce(one: Siblings, other: Siblings) -> None:
+    """What the master does when there is a new worker."""
+    ours, theirs = pair()
+    one.add(other.number, Channel(ours))
+    other.add(one.number, Channel(theirs))
+
+
+def siblings(count: int) -> list[Siblings]:
+    """So many that know each other, with the numbers 1, 2, 3, …; nobody has started."""
+    made = [Siblings(number) for number in range(1, count + 1)]
+    for one, other in itertools.combinations(made, 2):
+        introduce(one, other)
+    return made
+
+
+def listening(options: ServerOptions) -> dict[str, PlainSocket]:
+    """The sockets that the master of a worker with these options gives it."""
+    wanted = {
+        "addr": options.addr,
+        "tlsAddr": options.tls_addr,
+        "sniAddr": options.sni_addr,
+        "apiAddr": options.api_addr,
+    }
+    return {key: listen(address) for key, address in wanted.items() if address is not None}
+
+
 def fresh_counters(monkeypatch: pytest.MonkeyPatch) -> metrics.Counters:
     """Those that everything here counts with, at zero, and no lines of the log left out yet."""
     fresh = metrics.Counters()
-    for module in (router, arrivals, pages):
+    for module in (router, arrivals, handover, pages):
         monkeypatch.setattr(module, "counters", fresh)
     monkeypatch.setattr(arrivals, "strangers", Limited("gt.server"))
     return fresh

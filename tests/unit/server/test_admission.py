@@ -22,11 +22,14 @@ from gtapp.relay import tunnel as tunnel_module
 from gtapp.relay.clock import Clock
 from gtapp.relay.tunnel import Tunnel
 from gtapp.server import admission as admission_module
+from gtapp.server import headcount
 from gtapp.server import users as users_module
 from gtapp.server.admission import MAX_CHANGES, Admission
 from gtapp.server.lockout import Lockout
+from gtapp.server.port_office import PortOffice
 from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
+from gtapp.server.siblings import Siblings
 from gtapp.server.users import Login, Users
 from gtapp.wire import compat, credentials, frames
 from gtapp.wire.credentials import MIN_ITERATIONS, derive
@@ -37,6 +40,7 @@ from tests.support.relay import CONTROL, PING, FarEnd, Recorder, tcp_pair, turn,
 OPTIONS = ServerOptions(max_hand_shake_options=5)
 USERS = (User(id="id1", secret="secret1"), User(id="id2", secret="secret2", connections=2))
 OWN = User(id="own", secret="secret of the server")  # of its status API
+KEY = bytes(32)
 HERE = "192.0.2.1:5"
 
 
@@ -46,21 +50,39 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission_module, "strangers", Limited("gt.server"))
     monkeypatch.setattr(credentials, "DEFAULT_ITERATIONS", MIN_ITERATIONS)
     monkeypatch.setattr(credentials, "derive", lambda secret, salt, n=MIN_ITERATIONS: derive(secret, salt, n))
-    monkeypatch.setattr(admission_module, "PROBE_S", 0.05)
+    monkeypatch.setattr(headcount, "PROBE_S", 0.05)
 
 
 class Door:
-    """An admission, and clients that come to it."""
+    """An admission, and clients that come to it; with `siblings` and `office` one of several workers."""
 
-    def __init__(self, options: ServerOptions, *users: User) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        *users: User,
+        siblings: Siblings | None = None,
+        office: PortOffice | None = None,
+    ) -> None:
         self.options = options
-        self.registry = Registry()
+        self.siblings = siblings or Siblings()
+        self.registry = Registry(self.siblings)
         self.clock = Clock([0.04])  # quick ticks, for who is silent
         self.clock.start()
-        self.users = Users({user.id: user for user in users or USERS}, options, own=OWN)
-        self.lockout = Lockout(options.reconnect_times, options.reconnect_duration)
-        self.ports = Ports("127.0.0.1", self.registry, lambda port, sock, peer: sock.close())
-        self.admission = Admission(options, self.users, self.lockout, self.registry, self.ports, self.clock)
+        table = {user.id: user for user in users or USERS}
+        self.users = Users(table, options, OWN, KEY, self.siblings)
+        self.lockout = Lockout(options.reconnect_times, options.reconnect_duration, self.siblings)
+        self.office = office or PortOffice()
+        self.ports = Ports(
+            "127.0.0.1",
+            self.registry,
+            lambda port, sock, peer: sock.close(),
+            self.office.opener(self.siblings.number),
+            self.siblings,
+        )
+        self.admission = Admission(
+            options, self.users, self.lockout, self.registry, self.ports, self.clock, self.siblings
+        )
+        self.siblings.start()
         self.clients: list[FarEnd] = []
 
     def come(self, wire: Any, first: bytes, peer: str = HERE) -> FarEnd:
@@ -118,7 +140,9 @@ class Door:
         until(lambda: not self.admission._openings)
         self.clock.stop()
         self.ports.stop()
+        self.office.close()
         self.users.stop()
+        self.siblings.stop()
 
 
 @pytest.fixture
@@ -842,7 +866,7 @@ def test_every_login_ends(make_door: Callable[..., Door], api: API) -> None:
         client.rest() if client.ended else client.close()
     until(lambda: not door.tunnels() and not door.admission._openings)
     assert door.users._logins == {}
-    assert door.users._guests == {}
+    assert door.users._guests.here == {}
 
 
 # the end of the server

@@ -20,17 +20,21 @@ from gtapp.config.values import Address, PortRange
 from gtapp.errors import ConfigError, GTError
 from gtapp.observe import metrics
 from gtapp.server import router
-from gtapp.server.app import ServerApp
+from gtapp.server.app import ServerApp, Shared
+from gtapp.server.port_office import PortOffice
+from gtapp.server.self_check import status_user
+from gtapp.server.siblings import Siblings
 from gtapp.wire import credentials, frames
 from gtapp.wire.credentials import MIN_ITERATIONS, derive
 from gtapp.wire.handshake import ClientHandshake, ServiceSpec
 from tests.support.ports import Port
 from tests.support.relay import CONTROL, OPEN, FarEnd, ours, read_all, read_exactly, turn, until
-from tests.unit.server.scene import client_hello
+from tests.unit.server.scene import client_hello, listening
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: id1.example.com\r\n\r\n"
 HERE = Address("127.0.0.1", 0)
 USER = User(id="id1", secret="secret1")
+KEY = bytes(32)
 
 
 class Running:
@@ -40,12 +44,14 @@ class Running:
         self.path = beside / "gt.yaml"
         self.options = ServerOptions(**{"addr": HERE, **options})
         self.users = {user.id: user}
-        self.app = ServerApp(ServerConfig(self.path, self.options, self.users))
+        self.office = PortOffice()
+        shared = Shared(listening(self.options), Siblings(), self.office.opener(0), KEY)
+        self.app = ServerApp(ServerConfig(self.path, self.options, self.users), shared)
         self.app.start()
         self.sockets: list[Any] = []
 
     def address(self, listener: int = 0) -> tuple[str, int]:
-        host, _, port = self.app._listeners[listener].address.rpartition(":")
+        host, _, port = list(self.app._listeners.values())[listener].address.rpartition(":")
         return host, int(port)
 
     def connect(self, listener: int = 0, port: int = 0) -> Any:
@@ -88,15 +94,17 @@ class Running:
     def reload(self, *users: User, **options: Any) -> None:
         """New options, and these users in place of all."""
         chosen = {user.id: user for user in users} or self.users
-        self.app.reload(ServerConfig(self.path, replace(self.options, **options), chosen))
+        sockets = {key: listener._sock for key, listener in self.app._listeners.items()}
+        self.app.reload(ServerConfig(self.path, replace(self.options, **options), chosen), sockets)
 
-    def stop(self, grace: float) -> gevent.Greenlet[..., None]:
+    def stop(self, grace: float) -> gevent.Greenlet[..., int]:
         return gevent.spawn(self.app.stop, grace)
 
     def close(self) -> None:
         for sock in self.sockets:
             sock.close()
         self.app.stop(0)
+        self.office.close()
         turn(5)
 
 
@@ -192,7 +200,7 @@ def test_ports_are_opened_where_the_server_listens(make_running: MakeRunning) ->
         )
         running.client(ServiceSpec("tcp", None, port.number))
         assert listens(port)
-        (opened,) = running.app._ports._ports["id1"].values()
+        (opened,) = running.app._ports._ports.values()
         assert opened.listener.address == str(port)
 
 
@@ -234,11 +242,10 @@ def test_stop_closes_the_ports(make_running: MakeRunning) -> None:
 def test_the_status_api_has_a_user_of_its_own(make_running: MakeRunning) -> None:
     """Its tunnel does not count as a client's login."""
     running = make_running(api_addr=HERE)
-    status = running.app._status
-    assert status is not None
-    assert status.user.id not in running.users
-    assert running.app._users.is_own(status.user.id)
-    assert running.log_in(status.user.secret or "", id=status.user.id).answer["type"] == "ready"
+    user = status_user(KEY)
+    assert user.id not in running.users
+    assert running.app._users.is_own(user.id)
+    assert running.log_in(user.secret or "", id=user.id).answer["type"] == "ready"
 
 
 # new options while it runs
@@ -330,24 +337,19 @@ def test_reload_tells_the_status_api(make_running: MakeRunning) -> None:
 # what cannot be, and the end
 
 
+def nothing_shared() -> Shared:
+    return Shared({}, Siblings(), PortOffice().opener(0), KEY)
+
+
 def test_no_address() -> None:
     with pytest.raises(ConfigError, match="no address to listen on"):
-        ServerApp(ServerConfig(None, ServerOptions(), {}))
-
-
-def test_an_address_in_use(running: Running) -> None:
-    options = ServerOptions(addr=Address(*running.address()))
-    app = ServerApp(ServerConfig(None, options, {}))
-    with pytest.raises(GTError, match="cannot listen"):
-        app.start()
-    app._clock.stop()
-    app._users.stop()
+        ServerApp(ServerConfig(None, ServerOptions(), {}), nothing_shared())
 
 
 def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
     options = ServerOptions(tls_addr=HERE, cert_file="/no/such.pem", key_file="/no/such.pem")
     with pytest.raises(GTError, match=r"such\.pem"):
-        ServerApp(ServerConfig(tmp_path / "gt.yaml", options, {}))
+        ServerApp(ServerConfig(tmp_path / "gt.yaml", options, {}), nothing_shared())
 
 
 def test_stop_waits_for_what_runs(running: Running) -> None:
@@ -355,12 +357,13 @@ def test_stop_waits_for_what_runs(running: Running) -> None:
     visitor = running.visit()
     _, stream, _ = client.next()
     late, half = running.connect(), running.visit(b"GET /")
+    address = running.address()
     turn(5)
     stopping = running.stop(5)
     assert client.next_of(CONTROL)[2] == {"type": "drain"}
     assert read_all(late) == read_all(half) == b""
     with pytest.raises(ConnectionRefusedError):
-        running.connect()
+        socket.create_connection(address)
     client.send(client.data(stream, b"answer"), client.frames.eof(stream))
     assert read_all(visitor) == b"answer"
     assert not stopping.ready()

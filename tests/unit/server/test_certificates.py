@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import ssl
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -268,6 +270,42 @@ def test_two_processes_make_one_at_the_same_time(tmp_path: Path, monkeypatch: py
     assert (tmp_path / MADE_KEY).read_bytes() == key
     assert made(tmp_path).binding == other.binding
     assert sorted(path.name for path in tmp_path.iterdir()) == [MADE_CERTIFICATE, MADE_KEY]
+
+
+_WORKER = """
+import logging, sys
+from pathlib import Path
+from gtapp.server.certificates import Certificate
+logging.basicConfig(level=logging.INFO)
+print("here", flush=True)
+sys.stdin.readline()
+print(Certificate("", "", (), Path(sys.argv[1]), "tls1.2").binding.hex(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("key_is_there", [False, True])
+def test_workers_that_start_at_the_same_time_make_one(tmp_path: Path, key_is_there: bool) -> None:
+    if key_is_there:
+        certificates._write_key(tmp_path / MADE_KEY)
+    command = [sys.executable, "-c", _WORKER, str(tmp_path)]
+    pipe = subprocess.PIPE
+    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(5)]
+    for each in workers:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "here\n"
+    for each in workers:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    told = [each.communicate(timeout=20) for each in workers]
+    assert [text.count("made a certificate") for _, text in told].count(1) == 1, told
+    assert len({out for out, _ in told}) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MADE_CERTIFICATE, MADE_KEY]
+
+
+def test_a_name_that_no_certificate_can_have(tmp_path: Path) -> None:
+    with pytest.raises(GTError, match=r"no certificate can be made for bücher: .*; set certFile and keyFile"):
+        made(tmp_path, "bücher")
 
 
 # certificates that change

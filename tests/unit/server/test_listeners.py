@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent.socket
 import pytest
-from gevent import monkey
+from gevent import get_hub, monkey
 
 from gtapp.config.values import Address
 from gtapp.errors import GTError
 from gtapp.observe import metrics
+from gtapp.relay.sockets import plain_socket
 from gtapp.server import listeners
 from gtapp.server.listeners import ACCEPT_AT_ONCE, FIRST_PAUSE_S, LONGEST_PAUSE_S, Listener, listen
 from tests.support.relay import read_all, turn, until
@@ -209,3 +212,37 @@ def test_nothing_else_runs_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -
     assert ran == []
     assert listeners._resolve.cache_info().misses == 1
     other.join()
+
+
+# other processes listen on the same socket
+
+
+def test_another_descriptor_of_the_same_socket(listener: Listener) -> None:
+    again = plain_socket(socket.AF_INET, os.dup(listener._sock.fileno()))
+    assert listener.take_over(again)
+    assert again.fileno() == -1, "one is enough"
+    assert listener.take_over(listener._sock)
+    assert listener._sock.fileno() >= 0
+    other = listen(Address("127.0.0.1", 0))
+    assert not listener.take_over(other)
+    assert other.fileno() >= 0
+    other.close()
+
+
+def test_stop_leaves_the_socket_to_others(taken: Taken, visitors: list[socket.socket]) -> None:
+    """Neither what waits in the backlog nor the epoll set of this process takes notice."""
+    sock = listen(Address("127.0.0.1", 0))
+    other = Listener(plain_socket(socket.AF_INET, os.dup(sock.fileno())), taken)
+    one = Listener(sock, lambda sock, peer: pytest.fail("it has stopped"))
+    one.start()
+    turn()
+    fd = sock.fileno()
+    one.stop()
+    one.stop()
+    come(other, visitors)
+    turn()
+    epoll = Path(f"/proc/self/fdinfo/{get_hub().loop.fileno()}").read_text()
+    assert f"tfd: {fd:8}" not in epoll
+    other.start()
+    until(lambda: taken.sockets)
+    other.stop()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from gtapp.server import lockout as lockout_module
 from gtapp.server.lockout import MAX_ADDRESSES, Lockout
+from gtapp.server.siblings import Siblings
+from tests.support.relay import turn
+from tests.unit.server.scene import introduce, siblings
 
 HERE, THERE = "192.0.2.1:5000", "192.0.2.2:5000"
 
@@ -114,3 +118,83 @@ def test_the_lock_is_logged_once(clock: SimpleNamespace, caplog: pytest.LogCaptu
     caplog.set_level("INFO")
     fail(Lockout(3, 300.0), HERE, 20)
     assert caplog.messages == ["192.0.2.1 is locked out for 300 s after 3 failed logins"]
+
+
+# several workers
+
+
+@pytest.fixture
+def two(clock: SimpleNamespace) -> Iterator[list[Lockout]]:
+    met = siblings(2)
+    made = [Lockout(3, 300.0, each) for each in met]
+    for each in met:
+        each.start()
+    yield made
+    for each in met:
+        each.stop()
+
+
+def test_failures_count_over_all_workers(two: list[Lockout]) -> None:
+    one, other = two
+    for each in (one, other, one):
+        assert each.locked(HERE) == 0
+        each.failed(HERE)
+        turn(5)
+    assert one.locked(HERE) == other.locked(HERE) == 300
+    assert one.locked(THERE) == other.locked(THERE) == 0
+
+
+def test_failures_during_the_lockout_do_not_make_it_longer(
+    two: list[Lockout], clock: SimpleNamespace
+) -> None:
+    one, other = two
+    fail(one, HERE, 3)
+    turn(5)
+    clock.now += 100
+    fail(other, HERE, 3)
+    turn(5)
+    assert one.locked(HERE) == other.locked(HERE) == 200
+    clock.now += 200
+    assert one.locked(HERE) == other.locked(HERE) == 0
+    fail(other, HERE, 2)
+    turn(5)
+    assert one.locked(HERE) == 0
+
+
+def test_a_worker_that_comes_later_knows_of_them(clock: SimpleNamespace) -> None:
+    """From several siblings, who all have counted the same."""
+    met = [*siblings(2), Siblings(3)]
+    one, two, three = (Lockout(3, 300.0, each) for each in met)
+    for each in met:
+        each.start()
+    fail(one, HERE, 3)
+    fail(two, THERE, 2)
+    turn(5)
+    clock.now += 60
+    introduce(met[0], met[2])
+    introduce(met[1], met[2])
+    turn(5)
+    assert three.locked(HERE) == 240
+    assert three.locked(THERE) == 0
+    fail(three, THERE, 1)
+    turn(5)
+    assert [each.locked(THERE) for each in (one, two, three)] == [300] * 3
+    for each in met:
+        each.stop()
+
+
+def test_what_siblings_tell_has_a_bound_as_well(two: list[Lockout], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lockout_module, "MAX_ADDRESSES", 10)
+    for number in range(30):
+        two[number % 2].failed(f"192.0.2.{number}:1")
+        turn(1)
+    turn(5)
+    for each in two:
+        assert list(each._failures) == [f"192.0.2.{number}" for number in range(20, 30)]
+
+
+def test_where_nobody_is_locked_out_nothing_is_counted(two: list[Lockout]) -> None:
+    two[1].set(0, 300.0)
+    fail(two[0], HERE, 3)
+    turn(5)
+    assert two[1]._failures == {}

@@ -11,6 +11,7 @@ from gtapp.config.load import User
 from gtapp.config.values import PortRange
 from gtapp.errors import RemoteRefused
 from gtapp.server.offers import AnyService, Offer, offer, prefixes
+from gtapp.server.port_office import PortOffice
 from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
 from gtapp.wire.compat import CompatService
@@ -27,7 +28,8 @@ class Desk:
     """Offers for the user "Id1"; the names in `reserved` wait for others."""
 
     def __init__(self) -> None:
-        self.ports = Ports("127.0.0.1", Registry(), lambda *visitor: None)
+        self.office = PortOffice()
+        self.ports = Ports("127.0.0.1", Registry(), lambda *visitor: None, self.office.opener(1))
         self.reserved: set[str] = set()
 
     def offer(

@@ -12,8 +12,9 @@ import pytest
 from gtapp.config.load import User
 from gtapp.config.values import PortRange
 from gtapp.errors import RemoteRefused
-from gtapp.server import ports as ports_module
-from gtapp.server.ports import KEEP_S, Ports
+from gtapp.server import port_office
+from gtapp.server.port_office import KEEP_S, PortOffice
+from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
 from tests.support.ports import Port
 from tests.support.relay import turn, until
@@ -24,6 +25,8 @@ ANY = (0, True)  # a service that takes any port
 class Tunnel:
     """A tunnel is only told from another here."""
 
+    draining = False
+
 
 class Scene:
     """Five free ports, of which users may open the first four unless the test says so."""
@@ -33,7 +36,8 @@ class Scene:
         self.numbers = [port.number for port in self.free]
         self.registry = Registry()
         self.accepted: list[tuple[int, str]] = []
-        self.ports = Ports("127.0.0.1", self.registry, self._accept)
+        self.office = PortOffice()
+        self.ports = Ports("127.0.0.1", self.registry, self._accept, self.office.opener(1))
 
     def _accept(self, port: int, sock: Any, peer: str) -> None:
         self.accepted.append((port, peer))
@@ -61,6 +65,7 @@ class Scene:
     def pass_time(self, seconds: float) -> None:
         for _ in range(round(seconds)):
             self.ports.tick(1.0)
+            self.office.tick(1.0)
 
     def listens(self, number: int) -> bool:
         try:
@@ -72,6 +77,7 @@ class Scene:
     def close(self) -> None:
         turn()
         self.ports.stop()
+        self.office.close()
         for port in self.free:
             port.close()
 
@@ -111,11 +117,11 @@ def test_the_ports_are_drawn_by_lot(scene: Scene, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("count", [1, 5, 2000])
 def test_what_is_drawn_is_in_the_ranges(count: int) -> None:
     ranges = (PortRange(1000, 1000), PortRange(2000, 2000 + count - 1), PortRange(9000, 9001))
-    drawn = ports_module._draw(ranges)
+    drawn = port_office._draw(ranges)
     allowed = {1000, 9000, 9001, *range(2000, 2000 + count)}
-    assert len(set(drawn)) == len(drawn) == min(len(allowed), ports_module.TRIES)
+    assert len(set(drawn)) == len(drawn) == min(len(allowed), port_office.TRIES)
     assert set(drawn) <= allowed
-    if count < ports_module.TRIES:
+    if count < port_office.TRIES:
         assert set(drawn) == allowed
 
 
@@ -315,7 +321,7 @@ def test_a_client_gets_the_port_it_had_before(scene: Scene, monkeypatch: pytest.
     scene.registry.withdraw(tunnel, "id1")
     scene.pass_time(KEEP_S + 1)
     others = [number for number in scene.numbers[:4] if number not in had]
-    monkeypatch.setattr(ports_module, "_draw", lambda ranges: others)
+    monkeypatch.setattr(port_office, "_draw", lambda ranges: others)
     assert scene.get(scene.user(), ANY, ANY) == had
 
 
@@ -335,15 +341,16 @@ def test_a_port_that_is_held_and_no_longer_allowed(scene: Scene) -> None:
     tunnel: Any = Tunnel()
     assert scene.get(scene.user("id1", one), ANY, tunnel=tunnel) == [one]
     assert scene.get(scene.user("id1", two), ANY, tunnel=tunnel) == [two]
+    scene.pass_time(1)
     assert not scene.listens(one)
     assert scene.registry.find("tcp", str(one)) is None
 
 
 def test_what_is_remembered_has_a_bound(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports_module, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(port_office, "MAX_REMEMBERED", 2)
     for number in scene.numbers[:4]:
         scene.get(scene.user(f"id{number}"), (number, False))
-    assert list(scene.ports._had.values()) == scene.numbers[2:4]
+    assert list(scene.office._had.values()) == scene.numbers[2:4]
 
 
 def test_new_services_free_a_port_at_the_next_tick(scene: Scene) -> None:

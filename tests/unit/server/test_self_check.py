@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,11 +19,14 @@ from gtapp.config.values import Address
 from gtapp.observe import metrics
 from gtapp.relay.tls import Handshakes
 from gtapp.server import self_check
-from gtapp.server.app import ServerApp
+from gtapp.server.app import ServerApp, Shared
 from gtapp.server.certificates import Certificate
-from gtapp.server.self_check import CheckFailed, SelfCheck
+from gtapp.server.port_office import PortOffice
+from gtapp.server.self_check import CheckFailed, SelfCheck, status_user
+from gtapp.server.siblings import Siblings
 from tests.support.certificates import make_pair
 from tests.support.relay import ours, until
+from tests.unit.server.scene import listening
 
 ANY_PORT = Address("127.0.0.1", 0)
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -41,7 +45,9 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
         given = {"addr": ANY_PORT, "api_addr": ANY_PORT} | given
         if given.get("tls_addr"):
             given |= {"cert_file": str(files.cert), "key_file": str(files.key)}
-        app = ServerApp(ServerConfig(None, ServerOptions(**given), users or {}))
+        options = ServerOptions(**given)
+        shared = Shared(listening(options), Siblings(), PortOffice().opener(0), secrets.token_bytes(32))
+        app = ServerApp(ServerConfig(None, options, users or {}), shared)
         apps.append(app)
         app.start()
         assert app._status is not None
@@ -56,7 +62,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def alone() -> Iterator[SelfCheck]:
     """A check without a server of its own."""
-    made = SelfCheck(ServerOptions(addr=ANY_PORT), Handshakes(), None)
+    made = SelfCheck(ServerOptions(addr=ANY_PORT), Handshakes(), status_user(bytes(32)))
     yield made
     made.stop()
 
@@ -194,7 +200,7 @@ def test_visitors_are_answered_otherwise(start: Start) -> None:
 def test_the_certificate_is_not_ours(start: Start, tmp_path: Path) -> None:
     _, check = start(addr=None, tls_addr=ANY_PORT)
     other = make_pair().write(tmp_path, "other")
-    check._certificate = Certificate(str(other.cert), str(other.key), (), tmp_path, "tls1.2")
+    check.certificate = Certificate(str(other.cert), str(other.key), (), tmp_path, "tls1.2")
     error = failure(check)
     assert (error.step, str(error)) == ("tls", "what answers shows a certificate that is not ours")
 
@@ -209,5 +215,5 @@ def test_one_of_two_listeners_is_gone(start: Start) -> None:
     """The tunnel is over TLS then; but visitors of the other address count, too."""
     app, check = start(tls_addr=ANY_PORT)
     check.run()
-    app._listeners[0].stop()
+    app._listeners.pop("addr").stop()
     assert failure(check).step == "connect"

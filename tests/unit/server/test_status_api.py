@@ -19,11 +19,13 @@ from gtapp.config.values import Address
 from gtapp.errors import GTError
 from gtapp.relay.tls import Handshakes
 from gtapp.server import status_api
-from gtapp.server.self_check import CheckFailed
+from gtapp.server.listeners import Listener, listen
+from gtapp.server.self_check import CheckFailed, status_user
 from gtapp.server.status_api import StatusAPI
 from tests.support.certificates import make_pair
 from tests.support.relay import ours, read_all, turn, until
 
+USER = status_user(bytes(32))
 GET = b"GET /status HTTP/1.1\r\nHost: status\r\n\r\n"
 GOOD = {"status": "ok", "version": f"gt {__version__}"}
 
@@ -49,15 +51,18 @@ class Checks:
 
 class Running:
     def __init__(self, **given: Any) -> None:
-        self.api = StatusAPI(ServerOptions(api_addr=Address("127.0.0.1", 0), **given), Handshakes(), None)
+        address = Address("127.0.0.1", 0)
+        self.api = StatusAPI(ServerOptions(api_addr=address, **given), Handshakes(), USER)
+        self.listener = Listener(listen(address), self.api.accept)
+        self.listener.start()
         self.api._check.stop()
         self.checks = Checks()
         self.api._check = self.checks  # type: ignore[assignment]
-        self.api.start("127.0.0.1:1", None)
+        self.api.set_listeners("127.0.0.1:1", None, None)
         self.sockets: list[Any] = []
 
     def connect(self) -> Any:
-        host, _, port = self.api.address.rpartition(":")
+        host, _, port = self.listener.address.rpartition(":")
         self.sockets.append(ours(socket.create_connection((host, int(port)))))
         return self.sockets[-1]
 
@@ -73,6 +78,7 @@ class Running:
         self.checks.gate.set()
         for sock in self.sockets:
             sock.close()
+        self.listener.stop()
         self.api.stop()
 
 
@@ -352,18 +358,10 @@ def test_a_bad_certificate(tmp_path: Path) -> None:
         api_addr=Address("127.0.0.1", 0), api_cert_file=str(files.cert), api_key_file=str(files.key)
     )
     with pytest.raises(GTError, match=r"server-cert\.pem: the certificate expired on"):
-        StatusAPI(options, Handshakes(), None)
+        StatusAPI(options, Handshakes(), USER)
 
 
 # The end
-
-
-def test_an_address_in_use(running: Running) -> None:
-    host, _, port = running.api.address.rpartition(":")
-    other = StatusAPI(ServerOptions(api_addr=Address(host, int(port))), Handshakes(), None)
-    with pytest.raises(GTError, match="cannot listen"):
-        other.start(None, None)
-    other.stop()
 
 
 def test_stop_gives_up_those_who_wait(running: Running) -> None:
@@ -372,6 +370,4 @@ def test_stop_gives_up_those_who_wait(running: Running) -> None:
     until(lambda: len(running.api._callers) == 2)
     running.api.stop()
     assert read_all(waiting) == read_all(silent) == b""
-    with pytest.raises(ConnectionRefusedError):
-        running.connect()
     gevent.sleep(0)

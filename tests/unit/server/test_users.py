@@ -107,7 +107,7 @@ def table(*users: User) -> dict[str, User]:
 
 def settled(users: Users) -> None:
     enabled = {user.id for user in users._users.values() if not user.disabled}
-    until(lambda: users._verifiers.keys() == enabled, "all keys are derived")
+    until(lambda: users._keys._known.keys() == enabled, "all keys are derived")
 
 
 def check(users: Users, user_id: str, secret: str, *prefixes: str) -> Login:
@@ -143,7 +143,8 @@ def is_right(users: Users, user_id: str, secret: str) -> bool:
 def left_of_guests(users: Users) -> list[object]:
     """What is still kept of any."""
     proved = [user_id for user_id in users._proved if user_id not in users._users]
-    kept = (users._guests, users._logins, users._enrolling, proved, users._shapers)
+    guests = users._guests
+    kept = (guests.here, guests._enrolling, users._logins, proved, users._speeds.users())
     return [each for each in kept if each]
 
 
@@ -403,7 +404,7 @@ def test_an_enrolling_that_is_given_up(make_users: MakeUsers) -> None:
     assert waiting.successful(), "it enrols now"
     assert refused(lambda: first.enrolled(derive("x", SALT, MIN_ITERATIONS))) == "invalid_credentials"
     second.close()
-    assert users._enrolling == {}
+    assert users._guests._enrolling == {}
 
 
 def test_one_secret_of_several_that_come_at_once(make_users: MakeUsers) -> None:
@@ -575,7 +576,7 @@ def test_the_shaper_of_a_guest_goes_with_him(make_users: MakeUsers) -> None:
     login = check(users, "guest", "x")
     assert users.shaper("guest") is not None
     login.close()
-    assert users._shapers == {}
+    assert users._speeds.users() == []
 
 
 @pytest.mark.parametrize("speed", [0, 77_000])

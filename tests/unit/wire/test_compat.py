@@ -140,3 +140,46 @@ def test_any_bytes_give_events_or_the_error(server: bool, data: bytes, at: list[
         except WireError as error:
             outcomes.append(str(error))
     assert outcomes[0] == outcomes[1]
+
+
+def as_gt_reads(data: bytes) -> list[tuple[int, int, bytes]]:
+    """(task, operation, data) as the loop of GT's client has it, which after RECONNECT goes on as after a task's
+    number. Raises IndexError where it would wait for more."""
+    found = []
+    while data:
+        number, data = int.from_bytes(data[:4], "big"), data[4:]
+        if number in (0xFFFFFFFF, 0xFFFFFFFE):
+            found.append((number, -1, b""))
+            continue
+        if len(data) < 2:
+            raise IndexError
+        operation, data = int.from_bytes(data[:2], "big"), data[2:]
+        payload = b""
+        if operation == 0:
+            size = int.from_bytes(data[:4], "big")
+            payload, data = data[4 : 4 + size], data[4 + size :]
+            assert len(payload) == size
+        found.append((number, operation, payload))
+    return found
+
+
+def test_reconnect_does_not_lead_gts_clients_astray() -> None:
+    with pytest.raises(IndexError):
+        as_gt_reads(compat.signal(compat.Reconnect()))
+    wire = CompatFrames(server=True)
+    header = bytearray(wire.data_header_bytes)
+    wire.write_data_header(header, 2, 5)
+    data = compat.reconnect() + header + b"hello" + compat.signal(compat.Close())
+    assert as_gt_reads(data) == [
+        (0xFFFFFFF9, 1, b""),
+        (0xFFFF0000, 0, b"\0\1\0\1"),
+        (2, 0, b"hello"),
+        (0xFFFFFFFE, -1, b""),
+    ]
+    events = corpus.receive_all(CompatFrames(server=False), [data])
+    assert events == [
+        (frames.CONTROL, 0, compat.Reconnect()),
+        (frames.CLOSED, 0x00040001, None),
+        (frames.DATA, 2, b"hello"),
+        (frames.CONTROL, 0, compat.Close()),
+    ]
