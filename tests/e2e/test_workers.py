@@ -124,8 +124,8 @@ def test_one_that_hangs_is_replaced(world: World, nginx: Nginx, which: str) -> N
     hanging = process.workers[0]
     hanging.suspend()
     process.wait_for("has not been heard of for 10 s: it is killed", timeout=60)
-    eventually(lambda: fetch(server.address, HOST).status == 200, "the page is served")
     eventually(lambda: gone(hanging), "it has gone")
+    eventually(lambda: fetch(server.address, HOST).status == 200, "the page is served")
     eventually(lambda: all(each["state"] == "ready" for each in process.status()), "its successor is ready")
 
 
