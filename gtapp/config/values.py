@@ -72,13 +72,16 @@ class PortRange:
 class Kind(Generic[T]):
     """How one kind of value is written.
 
-    `parse` raises ValueError: whoever calls it says what was found and what is `allowed`.
+    `parse` raises ValueError: whoever calls it says what was found and what is `allowed`. `choices` are the words
+    of a kind that is one of a few, `bounds` the ends of a range of whole numbers: forms show them.
     """
 
     allowed: str
     metavar: str
     parse: Callable[[str], T]
     show: Callable[[Any], str | int | float | bool] = str
+    choices: tuple[str, ...] = ()
+    bounds: tuple[int, int] | None = None
 
 
 def is_host_prefix(text: str) -> bool:
@@ -199,7 +202,8 @@ def integer(lowest: int, highest: int) -> Kind[int]:
             raise ValueError
         return int(text)
 
-    return Kind(f"a whole number from {lowest} to {highest}", "NUMBER", parse, int)
+    allowed = f"a whole number from {lowest} to {highest}"
+    return Kind(allowed, "NUMBER", parse, int, bounds=(lowest, highest))
 
 
 def choice(*words: str) -> Kind[str]:
@@ -211,7 +215,7 @@ def choice(*words: str) -> Kind[str]:
         return text.lower()
 
     allowed = f"{', '.join(words[:-1])} or {words[-1]}"
-    return Kind(allowed, "|".join(words) if len(words) < 5 else "WORD", parse)
+    return Kind(allowed, "|".join(words) if len(words) < 5 else "WORD", parse, choices=words)
 
 
 def url(ports: dict[str, int | None], default: str | None = None) -> Kind[URL]:
