@@ -1,4 +1,4 @@
-"""User and password in front of a service, by HTTP Basic (RFC 7617). Called by request_pump, and hash_password by cli.
+"""User and password in front of a service, by HTTP Basic (RFC 7617). Called by request_pump.
 
 A hash takes some 25 ms and 19 MiB on purpose. So each is computed once, off the hub's thread and one at a time, what
 came of it is remembered, and how often somebody may try is limited.
@@ -17,6 +17,7 @@ from time import monotonic
 import argon2
 from gevent.lock import Semaphore
 
+from gtapp.config.passwords import hasher
 from gtapp.relay.sockets import network_of
 from gtapp.relay.threads import Threads
 
@@ -28,14 +29,6 @@ TRY_EVERY_S = 6.0  # and how soon it may make one more
 TRIES_OF_ALL = 30  # the same over all addresses: this many may wait for their hash,
 TRY_OF_ALL_EVERY_S = 0.2  # and hashes take at most an eighth of one core
 MAX_ADDRESSES = 10_000  # the oldest is forgotten then
-
-# OWASP's first recommendation for argon2id.
-_hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
-
-
-def hash_password(password: str) -> str:
-    """The hash of `password` for the option basicAuth. Takes some 25 ms."""
-    return _hasher.hash(password)
 
 
 class Verdict(Enum):
@@ -93,7 +86,7 @@ class BasicAuth:
         if BasicAuth._threads is None:
             BasicAuth._threads = Threads(1)
         try:
-            return BasicAuth._threads.call(_hasher.verify, self._hash, password)
+            return BasicAuth._threads.call(hasher.verify, self._hash, password)
         except argon2.exceptions.VerifyMismatchError:
             return False
         except (argon2.exceptions.Argon2Error, argon2.exceptions.InvalidHashError) as error:

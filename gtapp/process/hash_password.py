@@ -3,7 +3,7 @@
 import getpass
 import sys
 
-from gtapp.client.basic_auth import hash_password
+from gtapp.config.passwords import hash_password
 from gtapp.errors import ConfigError
 
 

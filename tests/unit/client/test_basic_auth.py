@@ -10,7 +10,8 @@ import gevent
 import pytest
 
 from gtapp.client import basic_auth
-from gtapp.client.basic_auth import TRIES, TRIES_OF_ALL, TRY_EVERY_S, BasicAuth, Verdict, hash_password
+from gtapp.client.basic_auth import TRIES, TRIES_OF_ALL, TRY_EVERY_S, BasicAuth, Verdict
+from gtapp.config.passwords import hash_password, hasher
 
 HASH = hash_password("hush:hush")
 HERE = "192.0.2.1:5"
@@ -166,7 +167,7 @@ def test_a_hash_that_cannot_be_used(
     def verify(*args: object) -> bool:
         raise error
 
-    monkeypatch.setattr(basic_auth._hasher.__class__, "verify", verify)
+    monkeypatch.setattr(hasher.__class__, "verify", verify)
     assert auth.check(RIGHT, HERE) is Verdict.WRONG
     assert "gt.py hash-password" in caplog.text
     assert HASH not in caplog.text

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from gtapp.client import request_socket
-from gtapp.client.basic_auth import BasicAuth, Verdict, hash_password
+from gtapp.client.basic_auth import BasicAuth, Verdict
 from gtapp.client.request_pump import factory
 from gtapp.config.load import Service
+from gtapp.config.passwords import hash_password
 from gtapp.config.values import URL
 from gtapp.relay import sockets
 from gtapp.relay.pump import Idle, Pump

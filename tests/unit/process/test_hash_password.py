@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from gtapp.client.basic_auth import _hasher
+from gtapp.config.passwords import hasher
 from gtapp.config.values import BASIC_AUTH
 from gtapp.errors import ConfigError
 from gtapp.process import hash_password
@@ -23,7 +23,7 @@ def test_a_line_of_the_input(monkeypatch, capsys, line: str) -> None:
     assert hash_password.run() == 0
     printed = capsys.readouterr().out
     assert printed.endswith("\n")
-    assert _hasher.verify(printed.strip(), "hush hush")
+    assert hasher.verify(printed.strip(), "hush hush")
     assert BASIC_AUTH.parse(f"anne:{printed.strip()}"), "as the option wants it"
 
 
@@ -38,7 +38,7 @@ def test_a_terminal_is_asked_twice(monkeypatch, capsys) -> None:
     monkeypatch.setattr("getpass.getpass", getpass)
     assert hash_password.run() == 0
     assert asked == ["Password: ", "The same again: "]
-    assert _hasher.verify(capsys.readouterr().out.strip(), "hush")
+    assert hasher.verify(capsys.readouterr().out.strip(), "hush")
 
 
 def test_two_different_ones(monkeypatch) -> None:
