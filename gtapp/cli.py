@@ -11,9 +11,9 @@ from pathlib import Path
 from gtapp import __version__
 from gtapp.config import load, show
 from gtapp.config.config_file import role_of
-from gtapp.config.environ import sets_options
+from gtapp.config.environ import sets_work
 from gtapp.config.files import DEFAULT_DEPTH, yaml_files
-from gtapp.config.help import USAGE, WELCOME, role_help
+from gtapp.config.help import USAGE, role_help
 from gtapp.config.options import OPTIONS, ServerOptions
 from gtapp.config.problems import nearest, quoted
 from gtapp.errors import ConfigError, GTError
@@ -57,7 +57,7 @@ def main() -> int:
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what the words after `gt.py` say; the exit code. Raises GTError."""
-    if words[:1] in (["worker"], ["preflight"]):  # not for people
+    if words[:1] in (["worker"], ["console"], ["preflight"]):  # not for people
         return _own_process(words)
     settings, rest = _leading(words)
     path = settings.get("config")
@@ -136,18 +136,21 @@ def _run_role(role: str, path: str | None, words: list[str], environ: Mapping[st
         words = ["-c", path, *words]
     if role == "connect":
         raise ConfigError("connect is not available yet")
-    if not words and not sets_options(environ):
-        print(WELCOME[_chinese(environ)], end="")
-        return 0
     from gtapp.process import master
 
+    if not words and not sets_work(environ):
+        return master.run_appliance(role, environ)
     return master.run_one(role, tuple(words), environ)
 
 
 def _own_process(words: Sequence[str]) -> int:
     """What GT starts itself: a worker, or a try whether the program can be loaded at all."""
-    from gtapp.process import master, worker
+    from gtapp.process import console_child, master, worker
 
+    if words[0] == "console":
+        from gtapp.console import serve
+
+        return console_child.run(int(words[1]), serve.run)
     if words[0] == "preflight":
         print(f"gt {__version__}: {master.__name__}")
         return 0

@@ -7,14 +7,26 @@ from collections.abc import Mapping
 
 from gtapp.config.options import OPTIONS, SERVICE
 from gtapp.config.problems import Problems, Values
-from gtapp.config.schema import Option
+from gtapp.config.schema import Option, Section
 
+_ASIDE = (Section.LOGGING, Section.SENTRY, Section.CONSOLE)  # what says how GT runs, not what it does
 _KNOWN = {entry.env for table in (*OPTIONS.values(), SERVICE) for entry in table.values()}
+_DECISIVE = {
+    entry.env
+    for table in (*OPTIONS.values(), SERVICE)
+    for entry in table.values()
+    if entry.section not in _ASIDE
+}
 
 
 def sets_options(environ: Mapping[str, str]) -> bool:
     """Whether any variable sets an option, of whatever role."""
     return any(environ.get(name) for name in _KNOWN)
+
+
+def sets_work(environ: Mapping[str, str]) -> bool:
+    """Whether any variable says what GT is to do; how it logs, or where its console is, does not."""
+    return any(environ.get(name) for name in _DECISIVE)
 
 
 def read_environ(environ: Mapping[str, str], options: Mapping[str, Option], problems: Problems) -> Values:

@@ -38,6 +38,7 @@ _ONLY_FOR = {  # keys that make no sense for services with other schemes
     "forwardedFor": ("http",),
     "basicAuth": ("http",),
 }
+MADE_CERTIFICATE = "auto"  # as webCertFile: GT makes one
 _MUST_WORK = ("forwardedFor", "basicAuth")  # not in the original GT; who sets them relies on them
 
 
@@ -94,9 +95,8 @@ def load_server(words: Sequence[str], environ: Mapping[str, str], files: Files |
         else:
             log.warning("%s; until then the status API alone has a tunnel", without)
     for cert, key in (("certFile", "keyFile"), ("apiCertFile", "apiKeyFile")):
-        for one, other in ((cert, key), (key, cert)):
-            if given.get(one, _EMPTY).value and not given.get(other, _EMPTY).value:
-                problems.add(f"{given[one].label}: needs {other} as well")
+        _check_pair(given, cert, key, problems)
+    _check_console(given, problems)
     problems.check()
     return ServerConfig(path, options, users)
 
@@ -151,6 +151,7 @@ def load_client(
     services = _named_services(parts, options.id, problems)
     if not parts:
         problems.add(f"{name}: there is no service, set one (for example --local http://127.0.0.1:80)")
+    _check_console(given, problems)
     problems.check()
     if not options.secret:
         options = replace(options, secret=secret or secrets.token_urlsafe())
@@ -177,6 +178,21 @@ def _build(
             problems.add(f"{label} is not available yet")
         values[entry.name] = value
     return table(**values)
+
+
+def _check_pair(given: Values, cert: str, key: str, problems: Problems) -> None:
+    for one, other in ((cert, key), (key, cert)):
+        if given.get(one, _EMPTY).value and not given.get(other, _EMPTY).value:
+            problems.add(f"{given[one].label}: needs {other} as well")
+
+
+def _check_console(given: Values, problems: Problems) -> None:
+    if given.get("webCertFile", _EMPTY).value != MADE_CERTIFICATE:
+        _check_pair(given, "webCertFile", "webKeyFile", problems)
+    elif given.get("webKeyFile", _EMPTY).value:
+        problems.add(
+            f"{given['webKeyFile'].label}: goes with a file, not with webCertFile: {MADE_CERTIFICATE}"
+        )
 
 
 def _paired_users(given: Mapping[str, Given], problems: Problems) -> dict[str, Part]:

@@ -16,6 +16,7 @@ from gtapp.config.values import (
     BASIC_AUTH,
     BOOLEAN,
     CREDENTIAL,
+    DOMAIN,
     DURATION,
     FILE,
     FRACTION,
@@ -105,22 +106,23 @@ class ConsoleOptions:
     """The web console."""
 
     web_addr: Address | None = option(
-        "webAddr", ADDRESS, None, Section.CONSOLE, "restart", available=False,
+        "webAddr", ADDRESS, None, Section.CONSOLE, "listeners",
         en="where the console listens", zh="管理后台的监听地址")
     web_cert_file: str = option(
-        "webCertFile", FILE, "", Section.CONSOLE, "restart", available=False,
+        "webCertFile", FILE, "", Section.CONSOLE, "live",
         en="certificate of the console, auto makes one", zh="管理后台的证书文件，auto 表示自动生成")
     web_key_file: str = option(
-        "webKeyFile", FILE, "", Section.CONSOLE, "restart", available=False,
+        "webKeyFile", FILE, "", Section.CONSOLE, "live",
         en="key of that certificate", zh="管理后台的私钥文件")
     admin: str = option(
-        "admin", TEXT, "", Section.CONSOLE, "restart", available=False,
+        "admin", TEXT, "", Section.CONSOLE, "live",
         en="name of the console's administrator", zh="管理员用户名")
     password: str = option(
-        "password", TEXT, "", Section.CONSOLE, "restart", available=False, secret=True,
-        en="password of the console's administrator", zh="管理员密码")
+        "password", TEXT, "", Section.CONSOLE, "live", secret=True,
+        en="password of the console's administrator, or its hash by gt.py hash-password",
+        zh="管理员密码，或由 gt.py hash-password 生成的哈希")
     signing_key: str = option(
-        "signingKey", TEXT, "", Section.CONSOLE, "restart", available=False, secret=True,
+        "signingKey", TEXT, "", Section.CONSOLE, "live", secret=True,
         en="key that signs console sessions, random if empty", zh="会话签名密钥，留空则随机生成")
 
 
@@ -192,6 +194,10 @@ class User(Limits, VisitorRules):
 class ServerOptions(Limits, ConsoleOptions, LogOptions, SentryOptions):
     """`options:` of a server's file and the flags of `gt.py server`."""
 
+    domain: str = option(
+        "domain", DOMAIN, "", Section.LISTENING, "live",
+        en="public domain: clients are reachable as PREFIX.DOMAIN, links and join codes name it",
+        zh="公开域名：客户端以“前缀.域名”访问，用于链接和接入码")
     addr: Address | None = option(
         "addr", ADDRESS, None, Section.LISTENING, "listeners",
         en="visitors over HTTP and tunnels over TCP", zh="HTTP 访客与 TCP 隧道的监听地址")

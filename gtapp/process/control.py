@@ -115,6 +115,45 @@ def _check_owner(directory: Path) -> None:
 # the other side
 
 
+def ask(
+    path: Path,
+    command: str,
+    tell: Callable[[str], None] = lambda line: None,
+    timeout: float = COMMAND_S,
+    **more: Any,
+) -> dict[str, Any]:
+    """The answer of the master with this socket to a command; `tell` gets the lines that come before it.
+
+    Raises GTError.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout)
+            connection.connect(str(path))
+            connection.sendall(control.encode({"command": command, **more}))
+            for message in _messages(connection):
+                if "line" in message:
+                    tell(message["line"])
+                    continue
+                if not message.get("ok"):
+                    raise GTError(str(message.get("text", "")))
+                return message
+    except TimeoutError:
+        raise GTError(f"the process does not answer within {timeout:.0f} s; its log may say why") from None
+    except (OSError, WireError) as error:
+        raise GTError(f"the process cannot be asked: {getattr(error, 'strerror', None) or error}") from error
+    raise GTError("the process has ended before it was done; its log may say why")
+
+
+def socket_of(environ: Mapping[str, str], pid: int) -> Path:
+    """The socket of a master by its process id. Raises GTError while it has none."""
+    for directory in directories(environ):
+        path = directory / f"{pid}.sock"
+        if path.exists():
+            return path
+    raise GTError("GT is starting, or its control socket is gone; its log may say why")
+
+
 class Master:
     """A running master, reached by its socket. `hello` is what it says of itself: pid, config, roles, version."""
 
@@ -130,27 +169,7 @@ class Master:
         **more: Any,
     ) -> dict[str, Any]:
         """The answer to a command; `tell` gets the lines that come before it. Raises GTError."""
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(timeout)
-                connection.connect(str(self.path))
-                connection.sendall(control.encode({"command": command, **more}))
-                for message in _messages(connection):
-                    if "line" in message:
-                        tell(message["line"])
-                        continue
-                    if not message.get("ok"):
-                        raise GTError(str(message.get("text", "")))
-                    return message
-        except TimeoutError:
-            raise GTError(
-                f"the process does not answer within {timeout:.0f} s; its log may say why"
-            ) from None
-        except (OSError, WireError) as error:
-            raise GTError(
-                f"the process cannot be asked: {getattr(error, 'strerror', None) or error}"
-            ) from error
-        raise GTError("the process has ended before it was done; its log may say why")
+        return ask(self.path, command, tell, timeout, **more)
 
     def __str__(self) -> str:
         config = self.hello.get("config")

@@ -28,9 +28,10 @@ from gtapp.config.files import DEFAULT_DEPTH, yaml_files
 from gtapp.errors import ConfigError, GTError
 from gtapp.observe import logs
 from gtapp.process import control, spawn
+from gtapp.process.first_run import FirstRun, data_directory
 from gtapp.process.plan import TICK_S
 from gtapp.process.reports import ErrorReports
-from gtapp.process.source import Source, gt_variables, set_up_logs
+from gtapp.process.source import Config, Source, gt_variables, set_up_logs
 from gtapp.process.unit import Prepared, Unit
 
 log = logging.getLogger("gt.process")
@@ -49,6 +50,17 @@ def run_one(role: str, words: tuple[str, ...], environ: Mapping[str, str]) -> in
 def run_directory(top: Path, depth: int, environ: Mapping[str, str]) -> int:
     """Run every configuration in a directory; the exit code. Raises ConfigError."""
     return Master(environ, top, depth).run(sources_in(top, depth, environ))
+
+
+def run_appliance(role: str, environ: Mapping[str, str]) -> int:
+    """Run what is in the directory of a role, or, as long as there is nothing, the console alone; the exit code.
+
+    Raises ConfigError.
+    """
+    directory = data_directory(role, environ)
+    if yaml_files(directory):
+        return run_directory(directory, DEFAULT_DEPTH, environ)
+    return Master(environ, directory, DEFAULT_DEPTH, FirstRun(role, directory, environ)).run([])
 
 
 def go_on(fd: int) -> int:
@@ -78,10 +90,15 @@ def sources_in(top: Path, depth: int, environ: Mapping[str, str]) -> list[Source
 
 
 class Master:
-    """`top` is the directory that its configurations are in, None when it was given one alone."""
+    """`top` is the directory that its configurations are in, None when it was given one alone. With `first_run` there
+    is none in it yet."""
 
     def __init__(
-        self, environ: Mapping[str, str], top: Path | None = None, depth: int = DEFAULT_DEPTH
+        self,
+        environ: Mapping[str, str],
+        top: Path | None = None,
+        depth: int = DEFAULT_DEPTH,
+        first_run: FirstRun | None = None,
     ) -> None:
         self._environ = environ
         self._top = top
@@ -92,6 +109,7 @@ class Master:
         self._ended: Any = AsyncResult()  # the exit code
         self._ending: list[Unit] = []  # they have been removed
         self._stopping = False
+        self._first = first_run
         self._control: control.Server | None = None
         self._reports = ErrorReports()
         self._commands = {
@@ -130,6 +148,8 @@ class Master:
             self._abandon()
             return 0 if self._stopping else 2
         log.info("GT %s runs as process %d", __version__, os.getpid())
+        if self._first is not None:
+            self._first.start()
         return self._run(ticking)
 
     def go_on(self, state: dict[str, Any]) -> int:
@@ -154,10 +174,15 @@ class Master:
             except ConfigError as error:
                 problems.append(str(error))
             else:
-                prepared.append((Unit(loaded, config, self._unit_over), Prepared(loaded, config, {})))
+                prepared.append((self._unit(loaded, config), Prepared(loaded, config, {})))
         if problems:
             raise ConfigError("\n".join(problems))
         return prepared
+
+    def _unit(self, source: Source, config: Config) -> Unit:
+        if self._first is not None:  # where its console listens, ours does already
+            return Unit(source, config, self._unit_over, self._first.listen)
+        return Unit(source, config, self._unit_over)
 
     def _set_up(self, prepared: list[tuple[Unit, Prepared]]) -> None:
         for unit, _ in prepared:
@@ -195,6 +220,8 @@ class Master:
         return code
 
     def _abandon(self) -> None:
+        if self._first is not None:
+            self._first.close()
         for unit in (*self._units.values(), *self._ending):
             for pid in unit.pids:
                 spawn.kill(pid)
@@ -207,6 +234,8 @@ class Master:
             gevent.sleep(TICK_S)
             for unit in (*self._units.values(), *self._ending):
                 unit.tick()
+            if self._first is not None and self._first.tick():
+                gevent.spawn(self._in_turn, self._reload, log.info)
 
     def _unit_over(self, unit: Unit, problem: str) -> None:
         if unit in self._ending:
@@ -280,6 +309,7 @@ class Master:
             "config": os.path.realpath(config) if config else "",
             "roles": [each.source.role for each in self._units.values()],
             "started": self._started,
+            **({"first_run": self._first.hello()} if self._first is not None else {}),
         }
 
     def _status(self, request: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
@@ -335,6 +365,12 @@ class Master:
             unit = next(iter(self._units.values()))
             logs.set_level(unit.config.options.log_level)
             self._reports.follow(unit.config.options, unit.source.role)
+        if self._first is not None:
+            self._first.seen()
+            if self._units:
+                self._first.stop()
+                gevent.spawn_later(SENT_S, self._first.close)
+                self._first = None
         if problems:
             raise GTError("\n".join(problems))
         return {"text": word}
@@ -351,7 +387,7 @@ class Master:
             try:
                 if unit is None or unit.source.role != source.role:
                     loaded, config = source.load()
-                    new = Unit(loaded, config, self._unit_over)
+                    new = self._unit(loaded, config)
                     added.append((new, new.prepare(loaded)))
                 else:
                     changed.append((unit, unit.prepare(replace(source, secret=unit.source.secret))))
@@ -382,6 +418,8 @@ class Master:
 
     def _end(self, seconds: float) -> None:
         self._stopping = True
+        if self._first is not None:
+            self._first.stop()
         for unit in list(self._units.values()):
             unit.stop(seconds)
         if not self._units:
@@ -393,6 +431,8 @@ class Master:
         """Replace the program of this process by the one that is installed now; it then restarts the workers."""
         del request
         self._check_goes_on()
+        if self._first is not None:
+            raise GTError("it is not set up yet: end it and start it anew instead")
         try:
             spawn.preflight()
         except GTError as error:

@@ -17,6 +17,7 @@ from gtapp.config.options import OPTIONS
 from gtapp.config.values import Address
 from gtapp.errors import GTError
 from gtapp.process import plan, spawn
+from gtapp.process.console import ConsoleKeeper, certificate_files, console_start
 from gtapp.process.source import Config, Difference, Source, difference
 from gtapp.relay.channel import Channel, ChannelClosed, Message, close_all, pair
 from gtapp.relay.sockets import PlainSocket, plain_socket, show_address
@@ -31,7 +32,9 @@ _WHAT = {
     "tlsAddr": "visitors and tunnels, over TLS",
     "sniAddr": "TLS to pass through",
     "apiAddr": "status API, GET /status",
+    "webAddr": "console",
 }
+CONSOLE = "webAddr"  # not for workers: the console has that socket
 
 
 class Running:
@@ -61,10 +64,18 @@ class Unit:
     `over(problem)` is called when none is left and none is to come; with a text when that was not asked for.
     """
 
-    def __init__(self, source: Source, config: Config, over: Callable[["Unit", str], None]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        config: Config,
+        over: Callable[["Unit", str], None],
+        listen: Callable[[Address], PlainSocket] = listen,
+    ) -> None:
         self.source = source
         self.config = config
+        self.console = ConsoleKeeper()
         self._over = over
+        self._listen = listen
         self._sockets: dict[str, PlainSocket] = {}
         self._state = plan.State()
         self._running: dict[int, Running] = {}
@@ -99,7 +110,8 @@ class Unit:
                 if key in self._sockets and _addresses(source.role, self.config).get(key) == address:
                     sockets[key] = self._sockets[key]
                 else:
-                    sockets[key] = listen(address)
+                    sockets[key] = self._listen(address)
+            certificate_files(config)
         except GTError:
             self.discard(Prepared(source, config, sockets))
             raise
@@ -118,20 +130,24 @@ class Unit:
         self._serves = not problem
         if self._serves:
             self._tell_listeners(self._sockets)
+            self._run_console()
         return problem
 
     def stop(self, seconds: float) -> None:
         """End all workers, with so much time for what they relay. `over` is called then."""
+        self.console.stop()
         self._do(plan.Stop(round(seconds / plan.TICK_S)))
 
     def close(self) -> None:
         """No worker is left: let go of the sockets."""
+        self.console.close()
         for sock in self._sockets.values():
             sock.close()
         self._ports.close()
 
     def tick(self) -> None:
         self._ports.tick(plan.TICK_S)
+        self.console.tick()
         self._do(plan.Tick())
 
     # reload and restart
@@ -160,6 +176,7 @@ class Unit:
             if self._sockets.get(key) is not sock:
                 sock.close()
         self._tell_listeners(changed.listeners)
+        self._run_console(anew=restart)
         return _report(self.name, changed, restart, len(self._of_now()))
 
     def _tell_listeners(self, keys: Iterable[str]) -> None:
@@ -167,6 +184,16 @@ class Unit:
             if key in self._sockets:
                 where = show_address(self._sockets[key].getsockname())
                 log.info("listening on %s (%s)", where, _WHAT[key])
+
+    def _run_console(self, anew: bool = False) -> None:
+        """As the configuration says now. Whatever is wrong with it, the relay goes on."""
+        start = None
+        try:
+            if CONSOLE in self._sockets:
+                start = console_start(self.source, self.config)
+        except GTError as error:
+            log.error("no console: %s", error)
+        self.console.want(start, self._sockets.get(CONSOLE) if start else None, anew)
 
     def _take(self, prepared: Prepared) -> None:
         self.source, self.config, self._sockets = prepared.source, prepared.config, prepared.sockets
@@ -210,10 +237,10 @@ class Unit:
                 log.error("worker %d has not reloaded: %s", running.number, problem)
 
     def _listening(self) -> dict[str, Any]:
-        return {"listening": list(self._sockets)}
+        return {"listening": [key for key in self._sockets if key != CONSOLE]}
 
     def _fds(self) -> list[int]:
-        return [os.dup(sock.fileno()) for sock in self._sockets.values()]
+        return [os.dup(sock.fileno()) for key, sock in self._sockets.items() if key != CONSOLE]
 
     # workers
 
@@ -302,6 +329,7 @@ class Unit:
         self._do(plan.Ended(running.number, running.reason or f"its worker has {how}"))
 
     def reopen_logs(self) -> None:
+        self.console.reopen_logs()
         for running in self._running.values():
             running.channel.send("reopen")
 
@@ -334,6 +362,7 @@ class Unit:
                 {"option": key, "address": show_address(sock.getsockname())}
                 for key, sock in self._sockets.items()
             ],
+            "console": self.console.pids,
             "workers": workers,
         }
 
@@ -352,6 +381,7 @@ class Unit:
             "sockets": {key: [int(sock.family), sock.detach()] for key, sock in self._sockets.items()},
             "key": base64.b64encode(self._key).decode(),
             "ports": self._ports.state(),
+            "console": self.console.pids,
             "generation": self._state.generation,
             "next_generation": self._state.next_generation,
             "next_number": self._state.next_number,
@@ -379,6 +409,8 @@ class Unit:
         kept = [fd for _, fd in state["sockets"].values()] + [each["fd"] for each in state["workers"]]
         for fd in kept:
             os.set_inheritable(fd, False)  # new workers must not have them: the end of one would not be seen
+        for pid in state["console"]:  # it ends by itself, its channel is closed
+            gevent.spawn(spawn.reap, pid)
         unit._sockets = {key: plain_socket(family, fd) for key, (family, fd) in state["sockets"].items()}
         unit._key = base64.b64decode(state["key"])
         unit._ports = PortOffice.restored(state["ports"])

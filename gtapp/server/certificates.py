@@ -63,8 +63,7 @@ class Certificate:
         if cert_file:
             self._cert, self._key = Path(cert_file), Path(key_file)
         else:
-            self._cert, self._key = made_beside / MADE_CERTIFICATE, made_beside / MADE_KEY
-            _make_if_needed(self._cert, self._key, names)
+            self._cert, self._key = made_pair(made_beside, names)
         self._stamp = self._seen = _stamp(self._cert, self._key)
         self.context = self._load()
 
@@ -197,6 +196,13 @@ def _stamp(*paths: Path) -> _Stamp:
 
 
 # the certificate that is made
+
+
+def made_pair(directory: Path, names: Sequence[str]) -> tuple[Path, Path]:
+    """The certificate and the key that are kept in a directory; made for `names` unless they are there. Raises GTError."""
+    cert_file, key_file = directory / MADE_CERTIFICATE, directory / MADE_KEY
+    _make_if_needed(cert_file, key_file, names)
+    return cert_file, key_file
 
 
 def _make_if_needed(cert_file: Path, key_file: Path, names: Sequence[str]) -> None:
