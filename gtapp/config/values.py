@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 T = TypeVar("T")
 
 MIB = 1024 * 1024
+MAX_DOMAIN = 189  # a host name has at most 253 characters, a prefix and its dot 64 of them (RFC 1035 section 2.3.4)
 MAX_CREDENTIAL_BYTES = 200  # docs/PROTOCOL.md: an id and a secret travel with a one-byte length, 1..200
 SHORTEST_S, LONGEST_S = 0.1, 30 * 86400.0  # of durations: less is a busy loop, more an overflow somewhere
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: bytes of argv that are not UTF-8
@@ -253,6 +254,17 @@ def _parse_protocol(text: str) -> int:
     return int(text)
 
 
+def _parse_domain(text: str) -> str:
+    """In lower case; the last label of an address is a number, which has no names under it."""
+    labels = text.removesuffix(".").lower().split(".") if text else []
+    name = ".".join(labels)
+    if len(name) > MAX_DOMAIN or not all(_DNS_LABEL.fullmatch(each) for each in labels):
+        raise ValueError
+    if labels and labels[-1].isdigit():
+        raise ValueError
+    return name
+
+
 def _parse_header_name(text: str) -> str:
     if not _TOKEN.fullmatch(text):
         raise ValueError
@@ -303,6 +315,7 @@ PORT_RANGE = Kind("ports such as 1024-65535 or 8080", "PORTS", _parse_port_range
 WEB_URL = Kind("a URL such as https://example.com/path", "URL", _parse_web_url)
 BASIC_AUTH = Kind("user:hash, the hash as gt.py hash-password prints it", "USER:HASH", _parse_basic_auth)
 NETWORK = Kind("a network such as 10.0.0.0/8 or one address", "NETWORK", _parse_network)
+DOMAIN = Kind("a domain name such as example.com", "DOMAIN", _parse_domain)
 HOST_PREFIX = Kind("one DNS label (letters, digits, - inside; at most 63)", "LABEL", _parse_host_prefix)
 REGEX = Kind("a regular expression", "REGEX", _parse_regex)
 HEADER_NAME = Kind("the name of an HTTP header", "NAME", _parse_header_name)

@@ -26,7 +26,7 @@ SHARED = f"""
 LIMITS = "tcpRange tcpNumber speed connections hostNumber hostRegex hostWithID"
 KEYS = {
     "server": f"""
-        addr tlsAddr tlsVersion certFile keyFile sniAddr quicAddr bbr id secret users authAPI allowAnyClient
+        domain addr tlsAddr tlsVersion certFile keyFile sniAddr quicAddr bbr id secret users authAPI allowAnyClient
         {LIMITS} reconnectTimes reconnectDuration httpMUXHeader maxHandShakeOptions
         timeout timeoutOnUnidirectionalTraffic apiAddr apiCertFile apiKeyFile apiTLSVersion stunAddr stunLogLevel
         {SHARED} protocols quicEngine workers trustedProxies routePerRequest drainTimeout""",

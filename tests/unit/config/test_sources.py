@@ -36,6 +36,7 @@ SAMPLES = {  # texts by what --help calls them; those that the option's own rang
     "ADDRESS": ["80", ":80", "0.0.0.0:80", "[::1]:80", "localhost:0"],
     "PORTS": ["22", "1024-65535"],
     "NETWORK": ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"],
+    "DOMAIN": ["example.com", "Home.Example.com.", "localhost"],
     "LABEL": ["blog", "Blog-1", "1"],
     "REGEX": ["^[0-9]+$", "a|b", "#x: 'y'"],
     "NAME": ["Host", "X-GT-Host"],
