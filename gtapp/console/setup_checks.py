@@ -1,6 +1,7 @@
 """What the wizard can find out about this machine: where its domain leads, which ports can be had, who has them.
 
-Called by the wizard's steps and by the welcome page. Everything here looks and binds for real, and leaves nothing behind.
+Called by the wizard's steps and by the welcome page. Everything here looks and binds for real, and leaves nothing
+behind.
 """
 
 import contextlib
@@ -18,16 +19,14 @@ from typing import Literal
 import gevent
 import psutil
 
-from gtapp.config.values import Address
+from gtapp.config.values import DOMAIN, Address
 
 LOOK_UP_S = 4.0  # for one name; whoever waits sits before the page
 HTTP_PORTS = (80, 8080, 8000, 8081, 8888)
 TLS_PORTS = (443, 8443, 9443)
 LOCALHOST = "localhost"  # browsers take every name under it for this machine (RFC 6761 section 6.3)
 MOST_ADDRESSES = 8  # shown
-LONGEST_NAME = 253  # RFC 1035 section 2.3.4, as text
 
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _IN_CGROUP = re.compile("docker|containerd|libpod|kubepods|lxc")
 
 
@@ -35,19 +34,17 @@ _IN_CGROUP = re.compile("docker|containerd|libpod|kubepods|lxc")
 
 
 def clean_domain(text: str) -> str:
-    """The domain that somebody means who types `*.Example.com.` or pastes a URL, in the form of DNS. Raises ValueError."""
+    """The domain that somebody means who types `*.Example.com.` or pastes a URL, as the option has it.
+
+    Raises ValueError.
+    """
     text = text.strip().removeprefix("http://").removeprefix("https://").partition("/")[0]
     text = text.removeprefix("*.").removesuffix(".")
     try:
-        name = text.encode("idna").decode("ascii").lower()
+        name = DOMAIN.parse(text.encode("idna").decode("ascii"))
     except UnicodeError:
         raise ValueError from None
-    labels = name.split(".")
-    if name == LOCALHOST:
-        return name
-    if len(labels) < 2 or len(name) > LONGEST_NAME or labels[-1].isdigit():
-        raise ValueError
-    if not all(_LABEL.fullmatch(label) for label in labels):
+    if name != LOCALHOST and "." not in name:
         raise ValueError
     return name
 
@@ -98,8 +95,7 @@ def check_dns(domain: str, ours: Collection[str]) -> DNSCheck:
     """Look up the domain and a name under it that nobody has chosen; `ours` are the addresses of this machine."""
     names = {domain: domain, f"*.{domain}": f"gt-{secrets.token_hex(4)}.{domain}"}
     asked = {shown: gevent.spawn(_look_up, name) for shown, name in names.items()}
-    gevent.joinall(list(asked.values()))
-    return DNSCheck(tuple(_record(shown, *greenlet.value, ours) for shown, greenlet in asked.items()))
+    return DNSCheck(tuple(_record(shown, *greenlet.get(), ours) for shown, greenlet in asked.items()))
 
 
 def _look_up(name: str) -> tuple[DNSState | None, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Domain, ports and surroundings as the wizard sees them: real sockets; of DNS, only what getaddrinfo answers is made up."""
+"""Domain, ports and surroundings as the wizard sees them: real sockets; of DNS, what getaddrinfo answers is made up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import psutil
 import pytest
 
 from gtapp.config.values import Address
@@ -184,9 +185,9 @@ def test_who_holds_a_port_is_named() -> None:
 
 def test_a_holder_that_may_not_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(kind: str) -> None:
-        raise setup_checks.psutil.AccessDenied()
+        raise psutil.AccessDenied()
 
-    monkeypatch.setattr(setup_checks.psutil, "net_connections", forbidden)
+    monkeypatch.setattr(psutil, "net_connections", forbidden)
     with Port() as port, port.listen():
         check = check_bind(Address("127.0.0.1", port.number))
         assert (check.state, check.holder) == ("taken", "")
