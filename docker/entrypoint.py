@@ -1,6 +1,6 @@
 """What a container of the image begins with; it becomes what it starts, it does not stay.
 
-    (nothing)                    the appliance: GT under supervisord, as soon as there is a configuration
+    (nothing)                    the appliance: GT under supervisord; the first time with the wizard in the browser
     client --id … | server | …   gt.py with these words, without supervisord: its exit code is the container's
     gt.py …                      the same, as people write it: `docker exec NAME gt.py status`
 
@@ -10,9 +10,7 @@ The value of a variable may be in a file: GT_SECRET_FILE=/run/secrets/gt stands 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,33 +18,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from gtapp.config.config_file import role_of  # noqa: E402
-from gtapp.config.environ import check_names, sets_options  # noqa: E402
+from gtapp.config.environ import check_names, sets_options, sets_work  # noqa: E402
 from gtapp.config.files import yaml_files  # noqa: E402
 from gtapp.config.load import load_client, load_server  # noqa: E402
-from gtapp.config.options import OPTIONS, SERVICE  # noqa: E402
 from gtapp.config.problems import Problems  # noqa: E402
-from gtapp.config.schema import Section  # noqa: E402
 from gtapp.errors import ConfigError  # noqa: E402
 
 DATA = "/data"
 BIN = Path(sys.executable).parent
 LOW_PORTS = BIN / "python-low-ports"  # the same Python with the capability to bind ports below 1024
 CAP_NET_BIND_SERVICE = 10  # its number, capabilities(7)
-POLL_S = 1.0
 MAX_SECRET_BYTES = 65536  # the kernel takes no longer variables than twice that
-ASIDE = (Section.LOGGING, Section.SENTRY, Section.CONSOLE)  # what says how GT runs, not what it does
 CLIENT_ALONE = ("GT_REMOTE", "GT_REMOTE_API", "GT_LOCAL")
+SETUP_ADDRESSES = {"server": ":8000", "client": ":7000"}
 SERVER_ALONE = ("GT_ADDR", "GT_TLS_ADDR", "GT_SNI_ADDR")
-FIRST_RUN = """\
-GT waits for its configuration, and starts as soon as it is there. Either put server.yml or client.yml into {data}:
-
-    docker cp server.yml NAME:{data}/
-
-or start the container with variables:
-
-    docker run … -e GT_ADDR=80 -e GT_ID=id1 -e GT_SECRET=secret1 …                              a server
-    docker run … -e GT_REMOTE=tcp://SERVER -e GT_LOCAL=http://HOST -e GT_ID=id1 -e GT_SECRET=secret1 …   a client
-"""
 
 
 def main() -> int:
@@ -60,36 +45,25 @@ def main() -> int:
         elif not words:
             return appliance()
         serves = not words or words[0] == "server" or words[0].startswith("-")
+        set_up_first_run("server" if serves else "client", Path(DATA))
         become([python_for(serves), str(ROOT / "gt.py"), *words])
     except ConfigError as error:
-        say(error)
+        print(error, file=sys.stderr, flush=True)
         return 2
 
 
-def say(error: ConfigError) -> None:
-    print(error, file=sys.stderr)
-    if "Permission denied" in str(error):
-        ids = f"user {os.getuid()}, group {os.getgid()}"
-        print(f"In this container GT is {ids}: these need the right to read it.", file=sys.stderr)
-    sys.stderr.flush()
-
-
-def appliance() -> int:
-    """Hand over to supervisord when there is something to run. Returns 0 when told to end before that.
-
-    Raises ConfigError.
-    """
-    place = os.environ.setdefault("GT_CONFIG", DATA)
+def appliance() -> NoReturn:
+    """Hand over to supervisord. Raises ConfigError."""
+    place = Path(os.environ.setdefault("GT_CONFIG", DATA))
     role = role_by_variables()
-    if not (found := configurations(Path(place))) and role is None:
-        if not wait_for_configuration(Path(place)):
-            return 0
-        found = configurations(Path(place))
+    found = configurations(place)
     if found:
         roles = check(found)
     else:
-        assert role is not None
-        load_server((), os.environ) if role == "server" else load_client((), os.environ)
+        if sets_work(os.environ):
+            load_server((), os.environ) if role == "server" else load_client((), os.environ)
+        else:
+            set_up_first_run(role, place)
         del os.environ["GT_CONFIG"]
         os.environ["GT_ROLE"] = role
         roles = {role}
@@ -100,8 +74,14 @@ def appliance() -> int:
 # what there is to run
 
 
-def role_by_variables() -> str | None:
-    """The role that GT_ROLE names, or that options set by variables belong to; None without either.
+def set_up_first_run(role: str, place: Path) -> None:
+    """Where a GT without a configuration has its wizard: other machines reach only what listens on all addresses."""
+    os.environ.setdefault("GT_DATA_DIR", str(place))
+    os.environ.setdefault("GT_SETUP_ADDR", SETUP_ADDRESSES[role])
+
+
+def role_by_variables() -> str:
+    """The role that GT_ROLE names, or that options set by variables belong to; without either it is a server.
 
     Raises ConfigError.
     """
@@ -110,10 +90,6 @@ def role_by_variables() -> str | None:
         if role not in ("server", "client"):
             raise ConfigError(f'GT_ROLE: found "{role}", allowed: server, client')
         return role
-    tables = (*OPTIONS.values(), SERVICE)
-    decisive = {entry.env for table in tables for entry in table.values() if entry.section not in ASIDE}
-    if not any(os.environ.get(name) for name in decisive):
-        return None
     client = [name for name in CLIENT_ALONE if os.environ.get(name)]
     server = [name for name in SERVER_ALONE if os.environ.get(name)]
     if client and server:
@@ -152,42 +128,6 @@ def check(paths: list[Path]) -> set[str]:
     if problems:
         raise ConfigError("\n".join(problems))
     return roles
-
-
-def wait_for_configuration(place: Path) -> bool:
-    """Wait until there is one without mistakes; False when SIGTERM or SIGINT comes first."""
-    ending = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
-    print(FIRST_RUN.format(data=place), end="", flush=True)
-    refused: object = None
-    while signal.sigtimedwait(ending, POLL_S) is None:
-        now = state(place)
-        if not now or now == refused:
-            continue
-        try:
-            check([Path(name) for name, *_ in now])
-        except ConfigError as error:  # it may be half written
-            say(error)
-            print("GT waits until that is put right.", file=sys.stderr, flush=True)
-            refused = now
-            continue
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
-        return True
-    return False
-
-
-def state(place: Path) -> list[tuple[str, int, int]]:
-    """What shows whether a file has been changed, or who may read it."""
-
-    def each() -> Iterator[tuple[str, int, int]]:
-        for path in configurations(place):
-            found = path.stat()
-            yield str(path), found.st_ino, found.st_ctime_ns
-
-    try:
-        return list(each())
-    except OSError:  # gone again
-        return []
 
 
 # how it is run

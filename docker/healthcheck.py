@@ -1,4 +1,6 @@
-"""The image's health check: exit code 0 when GT relays, 1 and the reason otherwise. Docker runs it every 30 s."""
+"""The image's health check: exit code 0 when GT relays or waits for its set-up, 1 and the reason otherwise.
+
+Docker runs it every 30 s."""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ def main() -> int:
     if asked.returncode:
         print(asked.stderr.strip())
         return 1
-    problems = [problem for unit in json.loads(asked.stdout)["units"] for problem in problems_of(unit)]
-    print("\n".join(problems) or "GT relays")
+    status = json.loads(asked.stdout)
+    problems = [problem for unit in status["units"] for problem in problems_of(unit)]
+    waits = "first_run" in status and "GT waits to be set up in the browser"
+    print("\n".join(problems) or waits or "GT relays")
     return 1 if problems else 0
 
 

@@ -51,6 +51,11 @@ def _from_disk(path: Path) -> str:
         raise ConfigError(f"{path}: there is no such file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a directory, a file is needed here") from None
+    except PermissionError:
+        who = f"user {os.getuid()}, group {os.getgid()}"
+        raise ConfigError(
+            f"{path}: cannot be read: Permission denied. GT is {who}: these need the right to read it"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_FILE_BYTES:
