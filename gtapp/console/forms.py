@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask_babel import get_locale, gettext, lazy_gettext
+from flask_babel import lazy_gettext
 from werkzeug.datastructures import MultiDict
 
 from gtapp.config.problems import quoted
 from gtapp.config.schema import Option
 from gtapp.config.values import BOOLEAN, DURATION, REGEX, SIZE, SPEED, TEXT, Kind
+from gtapp.console.words import _, is_chinese
 
 MAX_ITEMS = 1000  # of one list: nobody types more into a form
 CLEAR = "clear-"  # with the key of a secret: posted to remove what is not shown
@@ -68,11 +69,6 @@ class Posted:
     changes: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-
-
-def _(text: str, **values: Any) -> str:
-    """`gettext`, for the type checker."""
-    return str(gettext(text, **values))
 
 
 def fields(
@@ -176,18 +172,11 @@ def help_of(entry: Option) -> str:
     return f"{text[:1].upper()}{text[1:]}{end}"
 
 
-def is_chinese() -> bool:
-    """Whether the page is in Chinese."""
-    locale = get_locale()
-    return locale is not None and locale.language == "zh"
-
-
 def _field(
     entry: Option, label: str, own: Mapping[str, Any], default: Any, inherits: bool, posted: Posted
 ) -> Field:
     key = entry.key
-    text = "" if entry.secret else text_of(entry, own.get(key))
-    text = posted.texts.get(key, text)
+    text = posted.texts.get(key, "" if entry.secret else _as_chosen(entry, text_of(entry, own.get(key))))
     shown = "" if entry.secret or default in (None, "", ()) else text_of(entry, entry.show(default))
     made = Field(
         entry,
@@ -209,11 +198,11 @@ def _typed(made: Field, three: bool, shown: str) -> Field:
     values = dict(made.__dict__)
     entry = made.option
     if entry.kind is BOOLEAN and not three:
-        values |= {"type": "checkbox", "value": "true", "checked": (made.value or shown).lower() == "true"}
+        values |= {"type": "checkbox", "value": "true", "checked": (made.value or shown) == "true"}
     elif entry.kind is BOOLEAN or (entry.kind.choices and not entry.many):
         words = [(word, _choice(word)) for word in entry.kind.choices or ("true", "false")]
         open_text = _("Default: %(value)s", value=_choice(shown)) if shown else _("Default")
-        values |= {"type": "select", "value": made.value.lower(), "options": [("", open_text), *words]}
+        values |= {"type": "select", "value": made.value, "options": [("", open_text), *words]}
     elif entry.secret:
         values |= {"type": "password", "placeholder": _("set, not shown") if made.is_set else ""}
     elif entry.many:
@@ -221,6 +210,16 @@ def _typed(made: Field, three: bool, shown: str) -> Field:
     elif entry.kind.bounds:
         values |= {"type": "number"}
     return Field(**values)
+
+
+def _as_chosen(entry: Option, text: str) -> str:
+    """For inputs that offer words to choose from, that word: a file may say Yes or INFO."""
+    if not text or entry.many or not (entry.kind is BOOLEAN or entry.kind.choices):
+        return text
+    try:
+        return _word(entry.kind.parse(text))
+    except ValueError:
+        return text
 
 
 def _choice(word: str) -> str:
