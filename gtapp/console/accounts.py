@@ -1,0 +1,145 @@
+"""The one account of a console: the administrator that the configuration names, and what belongs to it in a request."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from flask import g, request
+from werkzeug.wrappers import Response
+
+from gtapp.console.context import Console, console
+from gtapp.console.security import is_secure, visitor_address
+from gtapp.console.sessions import Session, Sessions
+from gtapp.console.tokens import Tokens
+from gtapp.errors import ConfigError
+
+log = logging.getLogger("gt.console")
+
+DEFAULT_NAME = "admin"
+KEY_FILE = "signing-key"
+
+
+@dataclass(frozen=True)
+class Administrator:
+    """`password` is as the option has it: the password, an argon2id hash, or "" when nobody can log in."""
+
+    name: str
+    password: str
+    stamp: str  # another one when name, password or signing key change
+
+
+def administrator() -> Administrator:
+    """Raises ConfigError when there is no configuration that could be used."""
+    about = console()
+    options = about.usable_config().options
+    name = options.admin or DEFAULT_NAME
+    text = f"{name}\0{options.password}".encode()
+    return Administrator(
+        name, options.password, hmac.digest(signing_key(about).encode(), text, "sha256").hex()
+    )
+
+
+def sessions() -> Sessions:
+    about = console()
+    return Sessions(about.db, about.clock)
+
+
+def tokens() -> Tokens:
+    about = console()
+    return Tokens(about.db, about.clock)
+
+
+# cookies: browsers send them to every port of a host, so that their names tell one console from another
+
+
+def cookie_name(of: str) -> str:
+    return f"gt_{console().port}_{of}"
+
+
+def set_cookie(response: Response, of: str, value: str, lasts_s: float | None = None) -> None:
+    """Lax, not strict: who follows a link to the console is still logged in, and nothing is changed by a GET."""
+    response.set_cookie(
+        cookie_name(of),
+        value,
+        max_age=None if lasts_s is None else int(lasts_s),
+        secure=is_secure(),
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def session_of_request() -> Session | None:
+    """The session that the request's cookie stands for, of whatever stage. Raises StorageError."""
+    if "gt_session" not in g:
+        cookie = request.cookies.get(cookie_name("session"), "")
+        g.gt_session = None
+        if cookie:
+            g.gt_session = sessions().find(cookie, administrator().stamp, visitor_address())
+    found: Session | None = g.gt_session
+    return found
+
+
+def begin_session(response: Response, stage: str = "") -> None:
+    """From this response on the browser has a new session, and the one before is over. Raises StorageError."""
+    before = session_of_request()
+    if before is not None:
+        sessions().end(before.id)
+    who = administrator()
+    agent = request.headers.get("User-Agent", "")
+    cookie = sessions().begin(who.name, who.stamp, visitor_address(), agent, stage)
+    set_cookie(response, "session", cookie)
+
+
+def end_session(response: Response) -> None:
+    """The browser has none any more. Raises StorageError."""
+    before = session_of_request()
+    if before is not None:
+        sessions().end(before.id)
+    response.delete_cookie(cookie_name("session"), secure=is_secure(), httponly=True, samesite="Lax")
+
+
+# the key
+
+
+def signing_key(about: Console) -> str:
+    """What signs cookies: the option `signingKey`, otherwise a random one that is kept in the state directory."""
+    try:
+        chosen = about.usable_config().options.signing_key
+    except ConfigError:  # it is not set up yet
+        chosen = ""
+    return chosen or _kept_key(about.state / KEY_FILE)
+
+
+_keys: dict[Path, str] = {}
+
+
+def _kept_key(path: Path) -> str:
+    """Where it can't be kept it is good as long as this process."""
+    if path not in _keys:
+        _keys[path] = _read_or_make(path)
+    return _keys[path]
+
+
+def _read_or_make(path: Path) -> str:
+    key = secrets.token_urlsafe(32)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = path.with_name(f"{path.name}.{os.getpid()}")
+        made.unlink(missing_ok=True)
+        with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(key)
+        try:
+            os.link(made, path)  # whole, and not over one that another console has made meanwhile
+        except FileExistsError:
+            pass
+        finally:
+            made.unlink()
+        return path.read_text().strip() or key
+    except OSError as error:
+        log.warning("%s cannot be kept: %s", path, error.strerror)
+        return key

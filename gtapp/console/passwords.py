@@ -1,0 +1,97 @@
+"""Whether a password is right, and how it is kept. The password of the configuration is plain text or a hash of it.
+
+A hash takes tens of milliseconds and 19 MiB on purpose, so it is computed off the hub's thread and one at a time.
+Every answer costs exactly one, whether there is such a name or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+import argon2
+import gevent
+from gevent.lock import Semaphore
+
+from gtapp.config.passwords import hasher
+
+log = logging.getLogger("gt.console")
+
+HASH = "$argon2id$"
+MAX_PASSWORD = 1000  # characters; more are not hashed, they are wrong
+MIN_PASSWORD = 8  # of a new one
+MAX_WAITING = 20  # verifications; whoever comes when that many wait is told to come later
+
+_one_at_a_time = Semaphore(1)
+_NOBODYS = secrets.token_urlsafe(32)  # what nobody can know is verified where there is no password
+_hashed: dict[str, str] = {}  # of the configuration's password, when that is plain text; and of nothing
+_waiting = 0
+
+
+class Busy(Exception):
+    """Too many passwords are being verified."""
+
+
+def is_hash(password: str) -> bool:
+    """Whether an option's value is a hash rather than the password itself."""
+    return password.startswith(HASH)
+
+
+def hash_password(password: str) -> str:
+    """The hash of a new password. Waits."""
+    return _in_turn(_hash, password)
+
+
+def matches(expected: str, given: str) -> bool:
+    """Whether `given` is the password that `expected`, an option's value, stands for; never when that is "".
+
+    Waits. Raises Busy.
+    """
+    return _in_turn(_verify, expected, given)
+
+
+def _in_turn(function, *args):  # type: ignore[no-untyped-def]
+    global _waiting
+    if _waiting >= MAX_WAITING:
+        raise Busy
+    _waiting += 1
+    try:
+        with _one_at_a_time:
+            result, error = gevent.get_hub().threadpool.apply(_caught, (function, args))
+    finally:
+        _waiting -= 1
+    if error is not None:
+        raise error
+    return result
+
+
+def _caught(function, args):  # type: ignore[no-untyped-def]
+    """In a thread gevent would print what is raised as well."""
+    try:
+        return function(*args), None
+    except Exception as error:
+        return None, error
+
+
+def _hash(password: str) -> str:
+    return hasher.hash(password)
+
+
+def _verify(expected: str, given: str) -> bool:
+    usable = bool(expected) and len(given) <= MAX_PASSWORD
+    if not is_hash(expected):
+        plain = expected or _NOBODYS
+        if plain not in _hashed:
+            _hashed.clear()
+            _hashed[plain] = hasher.hash(plain)
+        expected = _hashed[plain]
+    try:
+        hasher.verify(expected, given[:MAX_PASSWORD])
+    except argon2.exceptions.VerifyMismatchError:
+        return False
+    except (argon2.exceptions.Argon2Error, argon2.exceptions.InvalidHashError) as error:
+        log.error(
+            "the hash in the option password cannot be used, gt.py reset-admin makes a new one: %s", error
+        )
+        return False
+    return usable
