@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gtapp import __version__
 from gtapp.config import load, show
@@ -19,7 +20,12 @@ from gtapp.config.problems import nearest, quoted
 from gtapp.errors import ConfigError, GTError
 from gtapp.process.spawn import STATE_VARIABLE
 
-COMMANDS = (*OPTIONS, "status", "check", "hash-password", "demo", "version", "help")
+if TYPE_CHECKING:
+    from gtapp.process.control import Master
+
+COMMANDS = (
+    *OPTIONS, "status", "check", "setup-token", "reset-admin", "hash-password", "demo", "version", "help",
+)  # fmt: skip
 HELP = ("-h", "-help", "--help")
 VERSION = ("-V", "-version", "--version")
 LEADING = {"c": "config", "config": "config", "s": "signal", "signal": "signal", "depth": "depth"}
@@ -79,6 +85,12 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         if rest:
             raise ConfigError(f"check: {quoted(rest[0])} is not an option here, -c and --depth are")
         return _check(settings | more, environ)
+    if command in ("setup-token", "reset-admin"):
+        more, rest = _leading(rest[1:])
+        if rest:
+            raise ConfigError(f"{command}: {quoted(rest[0])} is not an option here, -c is")
+        path = (settings | more).get("config")
+        return _setup_token(path, environ) if command == "setup-token" else _reset_admin(path, environ)
     if command == "hash-password":
         from gtapp.process import hash_password
 
@@ -175,6 +187,59 @@ def _status(path: str | None, as_json: bool, environ: Mapping[str, str]) -> int:
     answer = control.master_of(environ, path).ask("status")
     print(status_text.as_json(answer) if as_json else status_text.as_text(answer))
     return 0
+
+
+def _setup_token(path: str | None, environ: Mapping[str, str]) -> int:
+    """Make a new token for a GT that waits to be set up, and show it."""
+    from gtapp.console import setup_token
+    from gtapp.process import control
+
+    waiting = [each for each in control.masters(environ) if "first_run" in each.hello]
+    if path is not None:
+        waiting = [each for each in waiting if each.hello.get("config") == os.path.realpath(path)]
+    if len(waiting) != 1:
+        names = "".join(f"\n  {each}" for each in waiting)
+        reason = f"several do, say with -c DIR which one:{names}" if waiting else "none of this user does"
+        raise GTError(f"which GT waits to be set up: {reason}")
+    first = waiting[0].hello["first_run"]
+    print(setup_token.invitation(first["address"], setup_token.renew(Path(first["state"])), first["tls"]))
+    return 0
+
+
+def _reset_admin(path: str | None, environ: Mapping[str, str]) -> int:
+    """Give the console's administrator a new password, and show it: for whoever is locked out."""
+    from gtapp.console import accounts
+    from gtapp.process import control
+
+    masters = control.masters(environ)
+    if path is None:
+        path = _only_console(masters)
+    role = _role_of(path)
+    name, password = accounts.reset_admin(Path(path), role, environ)
+    for each in masters:
+        units = each.ask("status")["units"]
+        if os.path.realpath(path) in [os.path.realpath(unit["config"]) for unit in units if unit["config"]]:
+            each.ask("reload")
+    print(f"name      {name}\npassword  {password}")
+    return 0
+
+
+def _only_console(masters: "Sequence[Master]") -> str:
+    """The configuration file of the only console of this user that runs. Raises ConfigError."""
+    found = [
+        unit["config"]
+        for each in masters
+        for unit in each.ask("status")["units"]
+        if unit["config"] and any(listener["option"] == "webAddr" for listener in unit["listeners"])
+    ]
+    if len(found) == 1:
+        return str(found[0])
+    names = "".join(f"\n  {each}" for each in found)
+    raise ConfigError(
+        f"several consoles run, say with -c FILE which one:{names}"
+        if found
+        else "no console of this user runs with a configuration file, say with -c FILE which one is meant"
+    )
 
 
 def _role_of(path: str) -> str:

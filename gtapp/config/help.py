@@ -34,13 +34,17 @@ usage: gt.py [-c FILE|DIR] [--depth N] [-s reload|restart|stop|upgrade] [server|
   client      publish local services
   status      say what a running GT does: gt.py status [-c FILE|DIR] [--json]
   check       say whether a configuration is right, and what it amounts to: gt.py check -c FILE|DIR [--depth N]
-  hash-password  read a password and print its hash, for basicAuth
+  setup-token    show a new token for the first run's wizard
+  reset-admin    give the console's administrator a new password: gt.py reset-admin [-c FILE]
+  hash-password  read a password and print its hash, for basicAuth and the console's password
   demo        a server, a client and a page, to see it work
   version     say which version this is
 
-gt.py server --help and gt.py client --help list the options. With -c alone the file says which role it is for; of a
-directory, every .yaml and .yml file in it is run. -s has a GT that runs take over its configuration (reload), start new
-processes that take over from the old (restart), end (stop), or replace its own program as well (upgrade).
+gt.py server or gt.py client with nothing else is the appliance: the first time with a wizard in the browser, later as
+it was set up there. gt.py server --help and gt.py client --help list the options. With -c alone the file says which
+role it is for; of a directory, every .yaml and .yml file in it is run. -s has a GT that runs take over its configuration
+(reload), start new processes that take over from the old (restart), end (stop), or replace its own program as well
+(upgrade).
 """,
     """\
 用法：gt.py [-c FILE|DIR] [--depth N] [-s reload|restart|stop|upgrade] [server|client] [选项]
@@ -49,34 +53,16 @@ processes that take over from the old (restart), end (stop), or replace its own 
   client      发布本地服务
   status      显示正在运行的 GT 的状态：gt.py status [-c FILE|DIR] [--json]
   check       检查配置并显示实际生效的值：gt.py check -c FILE|DIR [--depth N]
-  hash-password  读取密码并输出其哈希，用于 basicAuth
+  setup-token    显示首次运行向导的新令牌
+  reset-admin    为管理后台的管理员设置新密码：gt.py reset-admin [-c FILE]
+  hash-password  读取密码并输出其哈希，用于 basicAuth 和管理后台的密码
   demo        启动服务器、客户端和一个示例页面
   version     显示版本
 
+只写 gt.py server 或 gt.py client 即为一体化运行：首次运行时在浏览器中完成向导，之后按其设置运行。
 gt.py server --help 和 gt.py client --help 列出全部选项。只给 -c 时，由文件决定角色；给出目录时，运行其中所有的
 .yaml 和 .yml 文件。-s 让正在运行的 GT 重新读取配置（reload）、用新进程接替旧进程（restart）、结束（stop），
 或者连同主进程一起换成新程序（upgrade）。
-""",
-)
-WELCOME = (
-    """\
-The console with its first-run wizard is not built yet. Until then, two lines make a tunnel: the first on the
-public server, the second beside the web server that is to be published.
-
-  gt.py server --addr 8080 --id id1 --secret secret1
-  gt.py client --id id1 --secret secret1 --remote tcp://SERVER:8080 --local http://127.0.0.1:80
-
-Visitors then find it at http://id1.DOMAIN:8080/, where *.DOMAIN leads to the server. To try it on one machine,
-SERVER is 127.0.0.1 and DOMAIN is localhost. gt.py server --help and gt.py client --help list the options.
-""",
-    """\
-管理后台及其首次运行向导尚未完成。目前两行命令即可建立隧道：第一行在公网服务器上运行，第二行在要发布的网站旁运行。
-
-  gt.py server --addr 8080 --id id1 --secret secret1
-  gt.py client --id id1 --secret secret1 --remote tcp://SERVER:8080 --local http://127.0.0.1:80
-
-访客通过 http://id1.DOMAIN:8080/ 访问，其中 *.DOMAIN 解析到该服务器。在一台机器上试用时，SERVER 为 127.0.0.1，
-DOMAIN 为 localhost。gt.py server --help 和 gt.py client --help 列出全部选项。
 """,
 )
 _NOTES = (

@@ -95,7 +95,7 @@ class FirstRun:
         return listen(address)
 
     def hello(self) -> dict[str, Any]:
-        return {"role": self.role, "address": self.address, "state": str(self.state)}
+        return {"role": self.role, "address": self.address, "state": str(self.state), "tls": False}
 
     def _files(self) -> list[tuple[str, int, int]]:
         found = []

@@ -201,17 +201,24 @@ def test_nothing_else_of_the_checkout_is_there(podman: Podman, image: str) -> No
 
 @whoever_builds
 def test_first_run(start: Containers, world: World, nginx: Nginx) -> None:
-    """Nothing is configured: it says what to do, and serves as soon as a configuration without mistakes is there."""
+    """Nothing is configured: the wizard is there, and it serves as soon as a configuration without mistakes is."""
     port, secret = world.port(), world.secret()
     data = shared_file(world, "data.txt", "").parent
     config = data / "server.yml"
-    container = start("appliance", options=(*HOST_NETWORK, "--volume", f"{data}:/data"))
-    container.wait_for("GT waits for its configuration")
-    assert container.health() != "healthy"
+    console = world.port()
+    container = start(
+        "appliance",
+        options=(*HOST_NETWORK, "--volume", f"{data}:/data"),
+        GT_SETUP_ADDR=str(console),
+    )
+    token = container.wait_for(r"http://\S+/setup#token=(\S+)").group(1)
+    becomes_healthy(container)
+    assert fetch(console.address, f"127.0.0.1:{console.number}", "/setup").status in (200, 302, 303)
+    assert container.exec("gt.py", "setup-token").stdout.strip().rpartition("=")[2] != token
 
     config.write_text("type: server\noptions:\n  adr: 80\n")
     container.wait_for(r'/data/server.yml:3: .*unknown key "adr"')
-    container.wait_for("waits until that is put right")
+    container.allowed.append("everything stays as it was")
     config.write_text(server_yml(port, secret))
     container.wait_for(f"listening on {port}")
     client = world.client(port.address, "id1", secret, local=nginx.url)
@@ -228,7 +235,8 @@ def test_a_file_that_its_user_must_not_read(start: Containers, world: World) -> 
     """With `docker cp` one that is private on this side is root's alone in the container."""
     volume = start.volume()
     container = start("appliance", options=(*NO_NETWORK, "--volume", f"{volume}:/data"))
-    container.wait_for("GT waits for its configuration")
+    container.wait_for("not set up yet")
+    container.allowed.append("Permission denied")
     config = world.write("server.yml", server_yml("8080", world.secret()))
     config.chmod(0)
     container.podman.run("cp", str(config), f"{container.id}:/data/")
@@ -465,7 +473,7 @@ class EntryPoint(Child):
         ({"GT_ROLE": "visitor"}, 'GT_ROLE: found "visitor", allowed: server, client'),
         ({"GT_CONFIG": "{data}/none.yml"}, "GT_CONFIG: there is no {data}/none.yml"),
         ({"GT_ID": "id1", "GT_SECRET": "x"}, "server: there is nowhere for tunnels to come in"),
-        ({"GT_ROLE": "client"}, "client: there is no id"),
+        ({"GT_ROLE": "client", "GT_LOCAL": "http://x"}, "client: there is no id"),
         ({"GT_CONFIG": "{data}/users"}, "is a file of users"),
         ({"GT_CONFIG": "{data}/bad"}, "bad/server.yml:2: is not valid YAML"),
     ],
@@ -508,11 +516,3 @@ def test_secrets_by_file(tmp_path: Path) -> None:
     assert b"GT_SECRET= correct horse " in environ
     assert not [each for each in environ if each.startswith(b"GT_SECRET_FILE=")]
     assert entry.end() == 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_wait(tmp_path: Path, number: int) -> None:
-    entry = EntryPoint(tmp_path, GT_LOG_LEVEL="debug")  # says how, not what
-    entry.wait_for("GT waits for its configuration")
-    entry.signal(number)
-    assert entry.wait() == 0

@@ -42,9 +42,9 @@ KEYS = {
     "user": f"secret verifier disabled {LIMITS} allowIPs denyIPs",
 }
 LATER = {
-    "server": f"{CONSOLE} quicAddr bbr quicEngine stunAddr stunLogLevel",
-    "client": f"""
-        {CONSOLE} bbr quicEngine remoteSTUN webrtcConnections webrtcConnectionIdleTimeout webrtcMinPort webrtcMaxPort
+    "server": "quicAddr bbr quicEngine stunAddr stunLogLevel",
+    "client": """
+        bbr quicEngine remoteSTUN webrtcConnections webrtcConnectionIdleTimeout webrtcMinPort webrtcMaxPort
         webrtcLogLevel webrtcThreadMode tcpForwardAddr tcpForwardHostPrefix tcpForwardConnections""",
     "connect": KEYS["connect"],
     "service": "",
