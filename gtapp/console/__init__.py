@@ -18,7 +18,7 @@ __all__ = ["audit", "create_app"]
 
 WEB = Path(__file__).parents[2] / "web"
 
-_COMMON = [
+_COMMON = (
     "login",
     "account",
     "dashboard",
@@ -28,10 +28,8 @@ _COMMON = [
     "yaml_editor",
     "history",
     "system",
-    "audit_log",
-    "api",
-    "metrics",
-]
+)
+_COMMON += ("audit_log", "api", "metrics")
 _ROLE = {"server": ["clients", "users"], "client": ["tunnels", "services"]}
 
 

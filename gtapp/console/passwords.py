@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
+from typing import TypeVar
 
 import argon2
 import gevent
 from gevent.lock import Semaphore
 
 from gtapp.config.passwords import hasher
+
+T = TypeVar("T")
 
 log = logging.getLogger("gt.console")
 
@@ -50,7 +54,7 @@ def matches(expected: str, given: str) -> bool:
     return _in_turn(_verify, expected, given)
 
 
-def _in_turn(function, *args):  # type: ignore[no-untyped-def]
+def _in_turn(function: Callable[..., T], *args: str) -> T:
     global _waiting
     if _waiting >= MAX_WAITING:
         raise Busy
@@ -62,10 +66,10 @@ def _in_turn(function, *args):  # type: ignore[no-untyped-def]
         _waiting -= 1
     if error is not None:
         raise error
-    return result
+    return result  # type: ignore[return-value]
 
 
-def _caught(function, args):  # type: ignore[no-untyped-def]
+def _caught(function: Callable[..., T], args: tuple[str, ...]) -> tuple[T | None, Exception | None]:
     """In a thread gevent would print what is raised as well."""
     try:
         return function(*args), None

@@ -49,7 +49,7 @@ class Running:
     ) -> dict[str, Any]:
         """One of them; the answer has `count`."""
         named = {"user": user, "tunnel": tunnel, "connection": connection}
-        which = {name: value for name, value in named.items() if value is not None}
+        which: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         return self._ask("disconnect", timeout=DISCONNECT_S, **self._about, **which)
 
     def log(
