@@ -190,8 +190,15 @@ class Relay(Child):
     @property
     def workers(self) -> list[psutil.Process]:
         """The processes that relay, oldest first."""
-        children = psutil.Process(self.pid).children()
-        return sorted(children, key=lambda child: child.pid)
+        return [child for child in self._children() if "console" not in child.cmdline()]
+
+    @property
+    def consoles(self) -> list[psutil.Process]:
+        """Its console, and one that is about to end."""
+        return [child for child in self._children() if "console" in child.cmdline()]
+
+    def _children(self) -> list[psutil.Process]:
+        return sorted(psutil.Process(self.pid).children(), key=lambda child: child.pid)
 
     def stats(self, timeout: float = PATIENCE_S) -> dict[str, Any]:
         """What the workers count just now, all together: fds, greenlets, tunnels, streams, pumps, counters.
