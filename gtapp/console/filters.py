@@ -38,11 +38,11 @@ def as_rate(n: float | None) -> str:
     """How often a second."""
     if n is None:
         return NOTHING
-    return format_decimal(n, "#,##0" if n == 0 or n >= 9.95 else "0.0")
+    return str(format_decimal(n, "#,##0" if n == 0 or n >= 9.95 else "0.0"))
 
 
 def as_number(n: float | None) -> str:
-    return NOTHING if n is None else format_decimal(n, "#,##0")
+    return NOTHING if n is None else str(format_decimal(n, "#,##0"))
 
 
 def as_percent(part: float | None) -> str:
@@ -56,12 +56,12 @@ def as_age(seconds: float | None) -> str:
         return NOTHING
     whole = max(0, int(seconds))
     if whole < 60:
-        return gettext("%(n)s s", n=whole)
+        return str(gettext("%(n)s s", n=whole))
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     if hours < 1:
-        return gettext("%(n)s min", n=minutes)
+        return str(gettext("%(n)s min", n=minutes))
     if days < 1:
         rest = minutes % 60
-        return gettext("%(h)s h %(m)s min", h=hours, m=rest) if rest else gettext("%(h)s h", h=hours)
+        return str(gettext("%(h)s h %(m)s min", h=hours, m=rest) if rest else gettext("%(h)s h", h=hours))
     rest = hours % 24
-    return gettext("%(d)s d %(h)s h", d=days, h=rest) if rest else gettext("%(d)s d", d=days)
+    return str(gettext("%(d)s d %(h)s h", d=days, h=rest) if rest else gettext("%(d)s d", d=days))

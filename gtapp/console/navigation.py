@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Flask, Response, current_app, redirect, request
+from flask import Flask, current_app, redirect, request
 from flask_babel import get_locale, lazy_gettext
+from flask_login import current_user
 from werkzeug.wrappers import Response as AnyResponse
 
 from gtapp.console.context import console
@@ -71,8 +72,6 @@ def _known() -> dict[str, Any]:
 
 def _items() -> list[Item]:
     """None for whoever is not logged in, or as long as there is nothing but the first steps."""
-    from flask_login import current_user
-
     if console().setup or not (current_user and current_user.is_authenticated):
         return []
     return [
@@ -95,6 +94,6 @@ def _choose_language() -> AnyResponse | None:
     others = [(key, value) for key, value in request.args.items(multi=True) if key != "lang"]
     # a path that begins with two slashes would be another host
     target = "/" + request.path.lstrip("/") + (f"?{urlencode(others)}" if others else "")
-    response: AnyResponse | Response = redirect(target, 303)
+    response = redirect(target, 303)
     response.set_cookie(COOKIE, chosen, max_age=COOKIE_S, samesite="Lax", httponly=True, secure=console().tls)
     return response
