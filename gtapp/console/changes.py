@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,15 @@ import gevent
 from flask import current_app
 from flask_login import current_user
 from gevent.event import AsyncResult
-from gtapp.config.store import Document, Saved, Store
-from gtapp.console.auth import audit
-from gtapp.console.context import console
-from gtapp.console.running import Running
 
+from gtapp.config.load import ServerConfig
 from gtapp.config.options import OPTIONS
 from gtapp.config.problems import quoted
+from gtapp.config.store import Document, Saved, Store
+from gtapp.console.audit import audit
+from gtapp.console.context import console
+from gtapp.console.running import Running
+from gtapp.console.words import _
 from gtapp.errors import ConfigError, GTError
 
 log = logging.getLogger("gt.console")
@@ -60,10 +62,10 @@ def save_user(user: str, values: Mapping[str, Any], etag: str | None, new: bool 
         values = {"secret": made, **{key: value for key, value in values.items() if key != "secret"}}
 
     def change(document: Document) -> None:
-        if new and (user in document.users() or user in console().config().users):
-            raise ConfigError(f"there is a user {quoted(user)} already, choose another id")
-        if not new and user not in document.users():
-            raise ConfigError(f"there is no user {quoted(user)} in this file: someone has removed it")
+        if not new:
+            _check_user(document, user)
+        elif user in document.users() or user in _users_elsewhere():
+            raise ConfigError(_("There is a user %(user)s already: choose another id.", user=quoted(user)))
         document.set_user(user, dict(values))
 
     what = f"user {user} added" if new else f"user {user} changed"
@@ -73,7 +75,12 @@ def save_user(user: str, values: Mapping[str, Any], etag: str | None, new: bool 
 
 def remove_user(user: str, etag: str | None) -> Outcome:
     """Remove a user; its tunnels are cut when the running GT has taken it over."""
-    return _edit(lambda document: document.remove_user(user), etag, f"user {user} removed")
+
+    def change(document: Document) -> None:
+        _check_user(document, user)
+        document.remove_user(user)
+
+    return _edit(change, etag, f"user {user} removed")
 
 
 def rotate_secret(user: str, etag: str | None) -> Outcome:
@@ -81,8 +88,7 @@ def rotate_secret(user: str, etag: str | None) -> Outcome:
     secret = new_secret()
 
     def change(document: Document) -> None:
-        if user not in document.users():
-            raise ConfigError(f"there is no user {quoted(user)} in this file: someone has removed it")
+        _check_user(document, user)
         document.set_user(user, {"secret": secret, "verifier": None})
 
     return _edit(change, etag, f"user {user}: new secret", secret=secret)
@@ -126,7 +132,7 @@ def save_options(values: Mapping[str, Any], etag: str | None) -> Outcome:
 
     unknown = values.keys() - OPTIONS[console().role].keys()
     if unknown:
-        raise ConfigError(f"there is no option {quoted(min(unknown))} here")
+        raise ConfigError(_("There is no option %(name)s here.", name=quoted(min(unknown))))
     return _edit(change, etag, f"options: {', '.join(values)}")
 
 
@@ -152,13 +158,14 @@ def store_of() -> Store:
     """The store of this console. Raises GTError where there is no file."""
     store = console().store
     if store is None:
-        raise GTError("this GT was started without a file: start it with -c FILE to save changes")
+        raise GTError(_("This GT was started without a file: start it with -c FILE to save changes."))
     return store
 
 
 def reload() -> tuple[list[str], str]:
     """Have the running GT take over what is in the file: the lines it tells meanwhile, and why it does not ("")."""
     reloads = current_app.extensions.setdefault(_EXTENSION, Reloads(console().running))
+    assert isinstance(reloads, Reloads)
     return reloads.ask()
 
 
@@ -178,7 +185,8 @@ class Reloads:
         if not self._busy:
             self._busy = True
             gevent.spawn(self._run)  # it goes on when the browser that asks has gone
-        outcome: tuple[list[str], str] = result.get()
+        outcome = result.get()
+        assert outcome is not None
         return outcome
 
     def _run(self) -> None:
@@ -192,13 +200,15 @@ class Reloads:
             self._busy = False
 
     def _reload(self) -> tuple[list[str], str]:
+        lines: list[str] = []
         try:
-            return self._running.reload(), ""
+            self._running.reload(lines.append)
         except GTError as error:
-            return [], str(error)
+            return lines, str(error)
         except Exception:
             log.exception("unexpected error while reloading")
-            return [], "internal error: the log of this GT has it"
+            return lines, _("internal error: the log of this GT has it")
+        return lines, ""
 
 
 def _edit(
@@ -212,7 +222,18 @@ def _edit(
 
 def _check_index(document: Document, index: int | None) -> None:
     if index is not None and not 0 <= index < len(document.services()):
-        raise ConfigError(f"there is no service {index + 1} in this file: someone has removed it")
+        raise ConfigError(_("There is no service %(number)d in this file: it has changed.", number=index + 1))
+
+
+def _check_user(document: Document, user: str) -> None:
+    if user not in document.users():
+        raise ConfigError(_("There is no user %(user)s in this file.", user=quoted(user)))
+
+
+def _users_elsewhere() -> Collection[str]:
+    """Users of the users file and the command line: they would win over one of the file."""
+    config = console().usable_config()
+    return config.users if isinstance(config, ServerConfig) else ()
 
 
 def _who() -> str:

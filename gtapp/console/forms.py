@@ -7,7 +7,7 @@ place what holds where the file says nothing; what is posted is read by the opti
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flask_babel import lazy_gettext
@@ -29,17 +29,17 @@ _ROWS = 3
 
 @dataclass(frozen=True)
 class Field:
-    """One option in a form: what the macro `ui.field` takes.
+    """One option in a form (or, without `option`, something else): what the macro `ui.field` takes.
 
     `value` is what the file says, or what was typed and refused; `placeholder` what holds without it. A secret is never
     in `value` unless it has just been typed; `is_set` says that there is one.
     """
 
-    option: Option
+    option: Option | None
     name: str
     label: str
-    help: str
-    type: str
+    help: str = ""
+    type: str = "text"
     value: str = ""
     placeholder: str = ""
     unit: str = ""
@@ -49,6 +49,12 @@ class Field:
     is_set: bool = False
     required: bool = False
     error: str = ""
+
+    @classmethod
+    def of_text(cls, name: str, label: str, help: str, posted: Posted, **more: Any) -> Field:
+        """A field that is no option; `posted` is shown again."""
+        shown = {"value": posted.texts.get(name, ""), "error": posted.errors.get(name, "")}
+        return cls(None, name, label, help, **{**more, **{key: text for key, text in shown.items() if text}})
 
     @property
     def macro(self) -> dict[str, Any]:
@@ -183,20 +189,18 @@ def _field(
         key,
         label,
         help_of(entry),
-        "text",
         value=text,
         placeholder=shown.replace("\n", ", "),
         unit=str(_UNITS.get(entry.kind.metavar, "")),
         is_set=own.get(key) not in (None, ""),
         error=posted.errors.get(key, ""),
     )
-    return _typed(made, inherits or default is None, shown)
+    return _typed(made, entry, inherits or default is None, shown)
 
 
-def _typed(made: Field, three: bool, shown: str) -> Field:
+def _typed(made: Field, entry: Option, three: bool, shown: str) -> Field:
     """The field with the input that fits its kind; with `three`, a boolean can also be left open."""
-    values = dict(made.__dict__)
-    entry = made.option
+    values: dict[str, Any] = {}
     if entry.kind is BOOLEAN and not three:
         values |= {"type": "checkbox", "value": "true", "checked": (made.value or shown) == "true"}
     elif entry.kind is BOOLEAN or (entry.kind.choices and not entry.many):
@@ -209,7 +213,7 @@ def _typed(made: Field, three: bool, shown: str) -> Field:
         values |= {"type": "textarea", "rows": _ROWS}
     elif entry.kind.bounds:
         values |= {"type": "number"}
-    return Field(**values)
+    return replace(made, **values)
 
 
 def _as_chosen(entry: Option, text: str) -> str:

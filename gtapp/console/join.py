@@ -16,11 +16,11 @@ from typing import Any
 import segno
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from gtapp.wire.join_code import JoinCode
 
 from gtapp.config.load import ServerConfig
 from gtapp.config.options import ServerOptions, User
 from gtapp.config.values import URL, Address
+from gtapp.wire.join_code import JoinCode
 
 MADE_CERTIFICATE = "gt-cert.pem"  # as gtapp.server.certificates names the one that it makes
 LIMIT_BYTES = 1024 * 1024  # of a file of certificates
@@ -57,7 +57,7 @@ class Link:
 def invitation(
     config: ServerConfig, user: User, reached_at: str = "", status: Mapping[str, Any] | None = None
 ) -> Invitation | None:
-    """For a user whose secret is known (None otherwise). `reached_at` is the Host that the console was reached by,
+    """For a user whose secret is known, of a server that listens somewhere (None otherwise). `reached_at` is the Host that the console was reached by,
     `status` what the running GT says: where it really listens."""
     if user.secret is None:
         return None
@@ -65,17 +65,18 @@ def invitation(
     host = public_host(options, reached_at)
     fingerprint = own_certificate(config)
     remotes = tuple(str(remote) for remote in remotes_of(options, host, status))
+    if not remotes:
+        return None
     code = JoinCode(user.id, user.secret, remotes, fingerprint, options.domain).encode()
     words = ["client", "--id", user.id, "--secret", user.secret]
-    for remote in remotes[:1]:
-        words += ["--remote", remote]
-    if fingerprint and remotes and remotes[0].startswith("tls:"):
+    words += ["--remote", remotes[0]]
+    if fingerprint and remotes[0].startswith("tls:"):
         words.append("--remoteCertInsecure")  # the secret decides: both prove that they know it
     words += ["--local", EXAMPLE]
     line = shlex.join(words)
     return Invitation(
         code=code,
-        svg=qr_svg(code),
+        svg=qr_svg(code.upper()),  # which is the same, and a smaller picture
         python=f"python gt.py {line}",
         docker=f"docker run -d --name gt --restart unless-stopped --network host gt {line}",
         host=host,
