@@ -44,6 +44,11 @@ def _yaml_files(top: Path, depth: int) -> Iterator[Path]:
 
 
 def _from_disk(path: Path) -> str:
+    return decode(path, read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -60,6 +65,11 @@ def _from_disk(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES // MIB} MiB")
+    return data
+
+
+def decode(path: Path, data: bytes) -> str:
+    """The text of a file that holds `data`. Raises ConfigError."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,0 +1,355 @@
+"""The store owns a configuration file: it reads, checks, changes and saves it, and keeps its last versions. Used by
+the console, and by whatever else saves a configuration.
+
+A save is all or nothing, whatever happens meanwhile: the file is the old or the new one, and the new one was loaded
+before. Several processes may save; one that has not seen what the file says now gets a Conflict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from gtapp.config import problems
+from gtapp.config.config_file import read_config_file, read_users_file
+from gtapp.config.durable import sync_directory, write_new
+from gtapp.config.environ import read_environ
+from gtapp.config.files import Files, decode, read_bytes
+from gtapp.config.flags import read_flags
+from gtapp.config.load import load_client, load_server
+from gtapp.config.options import OPTIONS, SERVICE, USER
+from gtapp.config.schema import Option
+from gtapp.config.versions import Version, Versions
+from gtapp.config.yaml_edit import Document
+from gtapp.errors import ConfigError, GTError
+
+__all__ = ["Conflict", "DiffLine", "Document", "Problem", "Saved", "Store", "Text", "Version", "diff"]
+
+LOCK_S = 30.0  # a save takes milliseconds: who waits longer waits for a process that hangs
+LOCK_AGAIN_S = 0.005
+BY_HAND = "by hand"
+_BOM = b"\xef\xbb\xbf"
+
+
+class Text(NamedTuple):
+    """A configuration: `etag` changes with the file, "" is that of no file."""
+
+    text: str
+    etag: str
+
+
+class Saved(NamedTuple):
+    """A change that was saved: the text before it, and after."""
+
+    before: str
+    after: Text
+
+
+class Problem(NamedTuple):
+    """Something wrong with a configuration: its line, the option it is about, and what to do."""
+
+    line: int | None
+    key: str | None
+    message: str
+
+
+class DiffLine(NamedTuple):
+    """A line that stays (" "), goes ("-") or comes ("+")."""
+
+    kind: Literal[" ", "-", "+"]
+    text: str
+
+
+class Conflict(GTError):
+    """The file is not what the change was based on. `current` is what it is now."""
+
+    def __init__(self, current: Text) -> None:
+        super().__init__("the configuration was changed meanwhile: look at what it says now, and save again")
+        self.current = current
+
+
+class Store:
+    """The configuration at `path`, of a server or client, whose versions are in the directory `state`.
+
+    `words` and `environ` are those the process was started with: what is saved is checked together with them.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        role: str,
+        state: Path,
+        words: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = path
+        self.role = role
+        self.state = state
+        self._environ = dict(environ or {})
+        named = read_flags(words, OPTIONS[role], _service(role), problems.Problems()).path
+        self._words = tuple(words) if named else ("-c", str(path), *words)
+        self._name = str(Path(named)) if named else str(path)
+        self._versions = Versions(state / "versions")
+
+    def read(self) -> Text:
+        """What the file says now. Raises ConfigError when it cannot be read."""
+        data = self._data()
+        return Text("", "") if data is None else _text(self.path, data)
+
+    def check(self, text: str) -> list[Problem]:
+        """All that is wrong with a text, were it the file."""
+        try:
+            with _quiet():
+                self._load(text)
+        except ConfigError as error:
+            return [self._problem(line) for line in str(error).split("\n")]
+        return []
+
+    def document(self, text: str) -> Document:
+        """A text to be read or changed by options, users and services. Raises ConfigError."""
+        return Document(text, self.role, self._name, self._users_elsewhere(text))
+
+    def save(self, text: str, etag: str | None, who: str, what: str) -> Text:
+        """Save a text that is based on `etag`; None: on whatever is there.
+
+        Raises Conflict, and ConfigError when it is not right or cannot be written.
+        """
+        return self._save(lambda before: text, etag, who, what).after
+
+    def edit(self, change: Callable[[Document], None], etag: str | None, who: str, what: str) -> Saved:
+        """Save what `change` makes of the configuration. Raises as `save` does, and what `change` raises."""
+        return self._save(lambda before: self._changed(before, change), etag, who, what)
+
+    def preview(self, change: Callable[[Document], None], etag: str | None) -> tuple[str, str, list[Problem]]:
+        """The text before a change and after it, and what is wrong with it then; nothing is saved.
+
+        Raises Conflict, ConfigError, and what `change` raises.
+        """
+        before = self.read()
+        _check_etag(etag, before)
+        after = self._changed(before.text, change)
+        return before.text, after, self.check(after)
+
+    def versions(self) -> list[Version]:
+        """The versions that are kept, the newest first."""
+        return self._versions.all()
+
+    def version(self, id: str) -> str:
+        """The text of a version. Raises ConfigError."""
+        return _text(Path(f"version {id}"), self._versions.data(id)).text
+
+    def restore(self, id: str, who: str) -> Saved:
+        """Save a version once more. Raises as `save` does."""
+        text = self.version(id)
+        return self._save(lambda before: text, None, who, f"version {id} restored")
+
+    def new(self, text: str, who: str) -> Text:
+        """Save the first configuration. Raises ConfigError, also when there is a file already."""
+        try:
+            return self._save(lambda before: text, "", who, "first configuration").after
+        except Conflict:
+            raise ConfigError(f"{self.path}: is there already, and stays as it is") from None
+
+    # saving
+
+    def _save(self, make: Callable[[str], str], etag: str | None, who: str, what: str) -> Saved:
+        target = Path(os.path.realpath(self.path))  # a link stays a link
+        with self._alone():
+            data = self._data()
+            before = Text("", "") if data is None else _text(self.path, data)
+            _check_etag(etag, before)
+            text = _in_style_of(data, make(before.text))
+            new = (_BOM if data is not None and data.startswith(_BOM) else b"") + _encoded(text)
+            if new == data:
+                return Saved(before.text, before)
+            with _quiet():
+                self._load(text)
+            after = Text(text, _etag(new))
+            try:
+                self._keep(data, before.etag)
+                self._versions.prepare(Version("", time.time(), who, what, after.etag), new)
+                temporary = target.with_name(f".{target.name}.saving")
+                status = target.stat() if data is not None else None
+                write_new(temporary, new, status)
+                try:
+                    temporary.replace(target)
+                except OSError:
+                    temporary.unlink(missing_ok=True)
+                    raise
+                sync_directory(target.parent)
+                self._versions.settle(after.etag)
+            except OSError as error:
+                raise self._unwritable(error) from error
+        return Saved(before.text, after)
+
+    def _keep(self, data: bytes | None, etag: str) -> None:
+        """See to it that what is there now is among the versions: somebody may have edited the file."""
+        self._versions.settle(etag)
+        newest = self._versions.all()[:1]
+        if data is not None and not (newest and newest[0].etag == etag):
+            self._versions.prepare(Version("", self.path.stat().st_mtime, BY_HAND, "", etag), data)
+            self._versions.settle(etag)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While other threads and processes that want to save wait."""
+        try:
+            (self.state / "versions").mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            deadline = time.monotonic() + LOCK_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise ConfigError(f"{self.path}: another process is saving it, try again") from None
+                    time.sleep(LOCK_AGAIN_S)  # blocking in flock would hold all greenlets
+            yield
+        finally:
+            os.close(lock)
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(f"{self.path}: cannot be saved: {error.strerror}")
+
+    def _data(self) -> bytes | None:
+        try:
+            return read_bytes(self.path)
+        except ConfigError:
+            if not self.path.exists():
+                return None
+            raise
+
+    def _changed(self, before: str, change: Callable[[Document], None]) -> str:
+        document = self.document(before)
+        change(document)
+        return document.text
+
+    # loading
+
+    def _load(self, text: str) -> None:
+        files = Files({self._name: text})
+        if self.role == "server":
+            load_server(self._words, self._environ, files)
+        else:
+            load_client(self._words, self._environ, files)
+
+    def _problem(self, line: str) -> Problem:
+        at, message = None, line
+        if match := re.match(rf"{re.escape(self._name)}(?::(\d+))?: ", line):
+            at, message = match[1], line[match.end() :]
+        message = re.sub(rf"{re.escape(self._name)}:(\d+)", r"line \1", message)
+        key = message.partition(":")[0]
+        known = (
+            key in OPTIONS[self.role] or key in _PARTS or key in (SERVICE if self.role == "client" else USER)
+        )
+        return Problem(int(at) if at else None, _PARTS.get(key, key) if known else None, message)
+
+    def _users_elsewhere(self, text: str) -> dict[str, str]:
+        """The users that do not stand in the file's `users`, or there in vain, and where they do."""
+        if self.role != "server":
+            return {}
+        found: dict[str, str] = {}
+        ignored = problems.Problems()
+        with contextlib.suppress(ConfigError):
+            flags = read_flags(self._words, OPTIONS["server"], {}, ignored).options
+            options = read_environ(self._environ, OPTIONS["server"], ignored) | flags
+            with contextlib.suppress(ConfigError):
+                file = read_config_file(Path(self._name), "server", ignored, Files({self._name: text}))
+                options = file.options | options
+            if "users" in options and options["users"].value:
+                path = Path(options["users"].value)
+                with contextlib.suppress(ConfigError):
+                    for id in read_users_file(path, problems.Problems()):
+                        found[id] = f"the users file {path}"
+            if "id" in options:
+                found |= dict.fromkeys(options["id"].value, options["id"].label)
+        return found
+
+
+def diff(before: str, after: str) -> list[DiffLine]:
+    """Every line of two texts."""
+    lines = []
+    matcher = difflib.SequenceMatcher(
+        None, old := before.splitlines(), new := after.splitlines(), autojunk=False
+    )
+    for _, a, b, c, d in matcher.get_opcodes():
+        if old[a:b] == new[c:d]:
+            lines += [DiffLine(" ", line) for line in old[a:b]]
+            continue
+        lines += [DiffLine("-", line) for line in old[a:b]]
+        lines += [DiffLine("+", line) for line in new[c:d]]
+    return lines
+
+
+# what parts of `tcp` and `host` are called as options
+_PARTS = {
+    "tcp": "tcpRange",
+    "range": "tcpRange",
+    "number": "hostNumber",
+    "regex": "hostRegex",
+    "withID": "hostWithID",
+}
+
+
+def _service(role: str) -> Mapping[str, Option]:
+    return SERVICE if role == "client" else {}
+
+
+def _etag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _text(path: Path, data: bytes) -> Text:
+    return Text(decode(path, data), _etag(data))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode()
+
+
+def _in_style_of(data: bytes | None, text: str) -> str:
+    """The text with the line ends of what was there: a browser's form gives back others."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    lines = data.count(b"\n") if data else 0
+    return text.replace("\n", "\r\n") if lines and data and data.count(b"\r\n") == lines else text
+
+
+def _check_etag(etag: str | None, current: Text) -> None:
+    if etag is not None and etag != current.etag:
+        raise Conflict(current)
+
+
+class _Quiet(threading.local):
+    """Whether this thread, or greenlet, only tries how a configuration loads."""
+
+    on = False
+
+
+_state = _Quiet()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the loader's warnings: who starts or reloads a configuration has them in the log."""
+    before, _state.on = _state.on, True
+    try:
+        yield
+    finally:
+        _state.on = before
+
+
+logging.getLogger("gt.config").addFilter(lambda record: not _state.on)
