@@ -26,7 +26,7 @@ from gtapp.config.durable import sync_directory, write_new
 from gtapp.config.environ import read_environ
 from gtapp.config.files import Files, decode, read_bytes
 from gtapp.config.flags import read_flags
-from gtapp.config.load import load_client, load_server
+from gtapp.config.load import ClientConfig, ServerConfig, load_client, load_server
 from gtapp.config.options import OPTIONS, SERVICE, USER
 from gtapp.config.schema import Option
 from gtapp.config.versions import Version, Versions
@@ -109,11 +109,15 @@ class Store:
     def check(self, text: str) -> list[Problem]:
         """All that is wrong with a text, were it the file."""
         try:
-            with _quiet():
-                self._load(text)
+            self.load(text)
         except ConfigError as error:
             return [self._problem(line) for line in str(error).split("\n")]
         return []
+
+    def load(self, text: str) -> ServerConfig | ClientConfig:
+        """What a text amounts to, were it the file. Raises ConfigError."""
+        with _quiet():
+            return self._load(text)
 
     def document(self, text: str) -> Document:
         """A text to be read or changed by options, users and services. Raises ConfigError."""
@@ -172,8 +176,7 @@ class Store:
             new = (_BOM if data is not None and data.startswith(_BOM) else b"") + _encoded(text)
             if new == data:
                 return Saved(before.text, before)
-            with _quiet():
-                self._load(text)
+            self.load(text)
             after = Text(text, _etag(new))
             try:
                 self._keep(data, before.etag)
@@ -240,12 +243,11 @@ class Store:
 
     # loading
 
-    def _load(self, text: str) -> None:
+    def _load(self, text: str) -> ServerConfig | ClientConfig:
         files = Files({self._name: text})
         if self.role == "server":
-            load_server(self._words, self._environ, files)
-        else:
-            load_client(self._words, self._environ, files)
+            return load_server(self._words, self._environ, files)
+        return load_client(self._words, self._environ, files)
 
     def _problem(self, line: str) -> Problem:
         at, message = None, line
