@@ -29,7 +29,7 @@ _COMMON = (
     "history",
     "system",
 )
-_COMMON += ("audit_log", "api", "metrics")
+_MORE = ("audit_log", "api", "metrics")
 _ROLE = {"server": ["clients", "users"], "client": ["tunnels", "services"]}
 
 
@@ -92,12 +92,14 @@ def _insecure(console: Console) -> bool:
 
 
 def _blueprints(console: Console) -> list[Blueprint]:
-    names = [*_COMMON, *_ROLE[console.role], "setup" if console.setup else "welcome"]
+    names = [*_COMMON, *_MORE, *_ROLE[console.role], "setup" if console.setup else "welcome"]
     found: list[Blueprint] = []
     for name in names:
         try:
             module = pkgutil.resolve_name(f"gtapp.console.{name}")
         except (ImportError, AttributeError):
             continue
-        found += getattr(module, "blueprints", None) or [module.blueprint]
+        blueprint = getattr(module, "blueprint", None)
+        if blueprint is not None:
+            found.append(blueprint)
     return found

@@ -6,21 +6,32 @@ import hmac
 import logging
 import os
 import secrets
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from flask import g, request
+from flask_babel import gettext as _
 from werkzeug.wrappers import Response
 
+from gtapp.config.options import OPTIONS
+from gtapp.config.passwords import hasher
+from gtapp.config.store import Document, Store
+from gtapp.console import passwords
 from gtapp.console.context import Console, console
+from gtapp.console.database import Database
 from gtapp.console.security import is_secure, visitor_address
 from gtapp.console.sessions import Session, Sessions
+from gtapp.console.throttle import Throttle
 from gtapp.console.tokens import Tokens
-from gtapp.errors import ConfigError
+from gtapp.console.totp import Factor
+from gtapp.errors import ConfigError, GTError
 
 log = logging.getLogger("gt.console")
 
 DEFAULT_NAME = "admin"
+DATABASE = "console.db"  # in the state directory
 KEY_FILE = "signing-key"
 
 
@@ -143,3 +154,68 @@ def _read_or_make(path: Path) -> str:
     except OSError as error:
         log.warning("%s cannot be kept: %s", path, error.strerror)
         return key
+
+
+# the password
+
+
+def set_password(password: str) -> None:
+    """Keep the hash of a new password in the configuration. Every session ends by that. Waits.
+
+    Raises GTError where that cannot be done, with the reason.
+    """
+    about = console()
+    check_changeable(about)
+    assert about.store is not None
+    hashed = passwords.hash_password(password)
+    about.store.edit(lambda text: text.set_option("password", hashed), None, administrator().name, "password")
+    sessions().end_others()
+
+
+def check_changeable(about: Console) -> None:
+    """Raises GTError when a password in the file would not be the one that counts."""
+    if about.store is None:
+        raise GTError(
+            _("GT runs without a configuration file: its command line has the password. Change it there.")
+        )
+    if about.environ.get(_PASSWORD.env):
+        raise GTError(
+            _("The environment variable %(name)s sets the password. Change it there.", name=_PASSWORD.env)
+        )
+    if any(
+        word.startswith("-") and word.lstrip("-").partition("=")[0] == _PASSWORD.key for word in about.words
+    ):
+        raise GTError(_("The flag %(name)s sets the password. Change it there.", name=_PASSWORD.flag))
+
+
+def reset_admin(path: Path, role: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Name and new password of the administrator of a configuration: for `gt.py reset-admin`.
+
+    Second factor and sessions are gone by that, and nobody has to wait any more. Raises GTError.
+    """
+    if environ.get(_PASSWORD.env):
+        raise GTError(f"the environment variable {_PASSWORD.env} sets the password: change it there")
+    path = Path(os.path.realpath(path))
+    state = path.with_name(f"{path.stem}.state")
+    store = Store(path, role, state, ("-c", str(path)), environ)
+    password, name = secrets.token_urlsafe(15), ""
+    hashed = hasher.hash(password)
+
+    def change(text: Document) -> None:
+        nonlocal name
+        name = str(text.get_option("admin") or DEFAULT_NAME)
+        text.set_option("password", hashed)
+
+    store.edit(change, None, "reset-admin", "password")
+    db = Database(state / DATABASE)
+    try:
+        Factor(db, time.time).remove()
+        Sessions(db, time.time).end_others()
+        Throttle(db, time.time).forget_all()
+        db.add_audit(time.time(), name, "reset-admin", "", "password reset", "")
+    finally:
+        db.close()
+    return environ.get(_ADMIN.env) or name, password
+
+
+_PASSWORD, _ADMIN = OPTIONS["server"]["password"], OPTIONS["server"]["admin"]

@@ -123,14 +123,14 @@ def _let_in(attempt: list[str]) -> Response:
 
 
 def _page(error: str = "", name: str = "") -> str:
-    who = accounts.administrator()
+    who, store = accounts.administrator(), console().store
     return render_template(
         "auth/login.html",
         error=error,
         name=name,
         next=_next(),
         without_password=not who.password,
-        config=console().store.path if console().store else None,
+        config=store.path if store else None,
     )
 
 

@@ -15,6 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from gtapp.config.store import Store
 from gtapp.console import create_app
 from gtapp.console.context import EXTENSION, Console
 from gtapp.console.database import Database
@@ -143,7 +144,7 @@ def make_app(tmp_path: Path, relay: Relay, clock: Clock) -> Iterator[Callable[..
             path.write_text(text if text is not None else SERVER if role == "server" else CLIENT)
         fields: dict[str, Any] = {
             "role": role,
-            "store": None,
+            "store": Store(path, role, state, ("-c", str(path)), {}),
             "words": ("-c", str(path)),
             "environ": {},
             "running": Running(relay.ask, str(path)),
