@@ -10,13 +10,14 @@ import gevent
 from gevent.event import Event
 
 from gtapp.client.dialer import Dialer
+from gtapp.client.health import Healths
 from gtapp.client.pool import Pool
 from gtapp.client.remote_api import RemoteAPI
 from gtapp.client.services import Services
 from gtapp.config.load import ClientConfig
 from gtapp.config.options import OPTIONS, ClientOptions
 from gtapp.config.values import URL
-from gtapp.relay import tunnel
+from gtapp.relay import facts, tunnel
 from gtapp.relay.clock import Clock
 from gtapp.relay.ending import end_tunnels
 from gtapp.relay.tls_socket import wait_for_rests
@@ -43,7 +44,8 @@ class ClientApp:
         self._retired = False
         self._options = options = _shared_out(config.options, share)
         self._clock = Clock([options.remote_timeout, *(service.local_timeout for service in config.services)])
-        services = Services(config.services, self._clock)
+        self._healths = Healths()
+        services = Services(config.services, self._clock, self._healths)
         self._dialer = Dialer(options, secrets.token_hex(16))
         find = None
         if options.remote_api:
@@ -80,7 +82,7 @@ class ClientApp:
         live = {each.name: getattr(new, each.name) for each in _OPTIONS if each.applies == "live"}
         self._options = replace(self._options, **live)
         self._dialer.set_options(self._options)
-        services = Services(config.services, self._clock)
+        services = Services(config.services, self._clock, self._healths)
         for pool in self._pools:
             pool.set_options(self._options)
             pool.replace(services)
@@ -108,17 +110,61 @@ class ClientApp:
         wait_for_rests(max(0.5, deadline - monotonic()))
         return cut
 
+    # what is so, as JSON
+
     def status(self) -> dict[str, Any]:
-        """For people and programs, as JSON: the tunnels, the services, and why tunnels are missing."""
+        """The tunnels, the services with how they do, and why tunnels are missing."""
         services: dict[tuple[int, str], dict[str, None]] = {}
         for pool in self._pools:
             for index, (local, public) in enumerate(pool.public()):
                 services.setdefault((index, local), {}).update(dict.fromkeys(public))
+        healths = {each.account.name: each.status() for each in self._healths.all()}
         return {
-            "tunnels": [each for pool in self._pools for each in pool.status()],
-            "services": [{"local": local, "public": list(public)} for (_, local), public in services.items()],
+            "tunnels": [each for pool in self._pools for each in pool.status(self.number)],
+            "services": [
+                {"local": local, "public": list(public), **healths.get(local, {})}
+                for (_, local), public in services.items()
+            ],
             "problems": self.problems,
         }
+
+    def metrics(self) -> dict[str, Any]:
+        """What has been counted up to now, and for which service."""
+        tunnels = facts.tunnels_of(self._clock)
+        for each in tunnels:
+            each.count()
+        accounts = [each.account for each in self._healths.all()]
+        services = [
+            {"kind": account.kind, "name": account.name, **values}
+            for account, values in facts.numbers(accounts, tunnels)
+        ]
+        return {"services": services}
+
+    def connections(self, limit: int, user: str | None) -> dict[str, Any]:
+        """The newest connections of visitors; all are this client's."""
+        mine = [] if user not in (None, self._options.id) else facts.tunnels_of(self._clock)
+        found = facts.connections(self.number, mine, limit)
+        for each in found["connections"]:
+            each["user"] = self._options.id
+        return found
+
+    def disconnect(self, request: Mapping[str, Any], why: str) -> int:
+        """Cut a connection, close a tunnel, or all of them where the user is this client; how many these were."""
+        if "connection" in request:
+            return facts.cut_connection(self.number, facts.tunnels_of(self._clock), request["connection"])
+        if "user" in request:
+            mine = self._tunnels() if request["user"] == self._options.id else []
+            return facts.close_tunnels(self.number, mine, None, why)
+        return facts.close_tunnels(self.number, self._tunnels(), request["tunnel"], why)
+
+    def check(self) -> dict[str, Any]:
+        """Whether there is a tunnel to each server, and the shortest round trip."""
+        problems, tunnels = self.problems, self._tunnels()
+        text = f"{len(tunnels)} tunnel{'s' * (len(tunnels) != 1)} up"
+        if problems:
+            text = "no tunnel: " + "; ".join(problems)
+        rtt = min((each.rtt for each in tunnels if each.rtt), default=0.0)
+        return {"works": not problems, "text": text, "ms": round(rtt * 1000, 1)}
 
     def _tunnels(self) -> list[Tunnel]:
         return [each for pool in self._pools for each in pool.tunnels]

@@ -185,6 +185,7 @@ class Dialer:
                 "connection that nobody vouches for: set `remoteCert`, or `allowPlainSecret: true` if that is all right"
             )
         tunnel.send_control(self._threads.call(handshake.auth, challenge))
+        tunnel.agent = handshake.server_agent
         try:
             ready = handshake.ready(opening.receive_message())
         except RemoteRefused as error:

@@ -24,8 +24,9 @@ from gtapp.client.services import Services
 from gtapp.config.options import ClientOptions
 from gtapp.config.values import URL
 from gtapp.errors import GTError, LinkError, RemoteRefused
-from gtapp.observe.metrics import counters
+from gtapp.observe.metrics import counters, tunnel_opening
 from gtapp.relay.clock import Clock
+from gtapp.relay.facts import tunnel_id
 from gtapp.relay.stream import Stream
 from gtapp.relay.tunnel import Tunnel
 from gtapp.wire import compat, frames
@@ -82,15 +83,20 @@ class _Member:
         self.unused_s = 0.0  # without a stream, in ticks
         self.leaving_s = 0.0  # since it has been called over, in ticks
 
-    def status(self, leaving: bool) -> dict[str, Any]:
+    def status(self, worker: int, leaving: bool) -> dict[str, Any]:
         tunnel = self.tunnel
+        bytes_in, bytes_out = tunnel.relayed
         return {
+            "id": tunnel_id(worker, tunnel),
             "remote": str(self.remote),
+            "agent": tunnel.agent,
             "protocol": tunnel.frames.version,
             "transport": self.remote.scheme,
             "age_s": round(tunnel.age, 1),
             "rtt_ms": round(tunnel.rtt * 1000, 2),
             "streams": len(tunnel.streams),
+            "bytes_in": bytes_in,
+            "bytes_out": bytes_out,
             "state": "leaving" if leaving and not tunnel.draining else tunnel.state,
         }
 
@@ -121,7 +127,6 @@ class Pool:
         self._members: dict[Tunnel, _Member] = {}
         self._leaving: dict[Tunnel, _Member] = {}  # called over: they serve on, and count no more
         self._to_replace = 0  # tunnels in use among those that have been called over
-        self._numbers = 0
         self._failures = 0  # in a row
         self._failure: Failure = "lost"  # what those were
         self._failed_at = 0.0  # monotonic, the last time
@@ -169,10 +174,10 @@ class Pool:
         for member in (*self._members.values(), *self._leaving.values()):
             self._ask(member, services)
 
-    def status(self) -> list[dict[str, Any]]:
-        """For people and programs: a JSON object for each tunnel."""
+    def status(self, worker: int = 0) -> list[dict[str, Any]]:
+        """For people and programs: a JSON object for each tunnel of this worker."""
         members = (*self._members.values(), *self._leaving.values())
-        return [each.status(leaving=each.tunnel in self._leaving) for each in members]
+        return [each.status(worker, leaving=each.tunnel in self._leaving) for each in members]
 
     def public(self) -> list[tuple[str, list[str]]]:
         """Each service's local URL, and where visitors find it."""
@@ -219,7 +224,9 @@ class Pool:
             began = monotonic()
             try:
                 remote = self._next_remote()
-                self._take(remote, services, self._dialer.open(remote, services))
+                opened = self._dialer.open(remote, services)
+                tunnel_opening.observe(monotonic() - began)
+                self._take(remote, services, opened)
             except GTError as error:
                 problem = str(error)
                 if problem != self._last_problem:  # say it once, not at every attempt
@@ -265,9 +272,7 @@ class Pool:
 
     def _take(self, remote: URL, services: Services, opened: Opened) -> None:
         tunnel = opened.tunnel
-        self._numbers += 1
-        number = self._numbers
-        tunnel.name = f"tunnel {number} to {remote}"
+        tunnel.name = f"tunnel {tunnel.number} to {remote}"
         opened_at = monotonic()
         member = _Member(tunnel, remote, services, opened.granted)
 

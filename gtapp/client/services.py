@@ -15,9 +15,10 @@ from typing import Any
 import gevent
 
 from gtapp.client import request_pump
+from gtapp.client.health import Health, Healths
 from gtapp.config.load import Service
 from gtapp.config.values import URL
-from gtapp.observe.metrics import counters
+from gtapp.observe.metrics import counters, dial_seconds
 from gtapp.relay.clock import Clock
 from gtapp.relay.pump import Idle, Pump
 from gtapp.relay.sockets import EV_WRITE, PlainSocket, Watcher, plain_socket, show_address
@@ -46,10 +47,14 @@ class Services:
     `open(stream, opened)` answers such an OPEN. `specs` is what the server is told.
     """
 
-    def __init__(self, services: Sequence[Service], clock: Clock) -> None:
+    def __init__(self, services: Sequence[Service], clock: Clock, healths: Healths | None = None) -> None:
+        healths = healths or Healths()
         self.entries = tuple(services)
         self.specs = [_spec(service) for service in services]
-        self._targets = [_Target(service, clock) for service in services]
+        self._targets = [
+            _Target(service, clock, healths.find(spec.kind, str(service.local)))
+            for service, spec in zip(services, self.specs, strict=True)
+        ]
 
     def open(self, stream: Stream, opened: frames.Open) -> None:
         if opened.service >= len(self._targets):
@@ -59,6 +64,7 @@ class Services:
         target = self._targets[opened.service]
         if target.admits(opened.visitor):
             counters.streams_opened += 1
+            stream.charge(target.health.account)
             Dial(stream, target, opened).start()
         else:
             counters.streams_forbidden += 1
@@ -85,7 +91,8 @@ def pump_factory(service: Service) -> PumpFactory:
 class _Target:
     """One service: where it is, who may use it, and how it is spoken to."""
 
-    def __init__(self, service: Service, clock: Clock) -> None:
+    def __init__(self, service: Service, clock: Clock, health: Health) -> None:
+        self.health = health
         self.addresses = _Addresses(service.local)
         self.idle = Idle(clock.ticks(service.local_timeout))
         self.dial_ticks = clock.ticks(DIAL_S)
@@ -230,6 +237,8 @@ class Dial:
             self._watcher.stop()
         self._addresses.problem = ""
         target = self._target
+        target.health.connected()
+        dial_seconds.observe(monotonic() - self._stream.began)
         pump = target.make_pump(self._stream, target.idle, self._visitor, self._flags)
         if target.proxy_header is not None:
             try:
@@ -241,6 +250,7 @@ class Dial:
 
     def _give_up(self, reason: int, problem: str) -> None:
         counters.dials_failed += 1
+        self._target.health.refused(problem)
         if problem != self._addresses.problem:
             self._addresses.problem = problem
             log.warning("service %s: %s", self._addresses.local, problem)

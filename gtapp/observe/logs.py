@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gtapp.observe.log_file import LogFile
+from gtapp.observe.recent import Recent
 
 TRACE = 5
 PANIC = 60
@@ -130,6 +131,12 @@ def message_of(record: logging.LogRecord) -> str:
         text = f"{record.msg} (this line's arguments cannot be shown: {type(error).__name__})"
     text = _secrets.redact(text)
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " … (cut)"
+
+
+def _shown(record: logging.LogRecord) -> tuple[str, str]:
+    """A record's message and traceback as they are shown in a text line."""
+    trace = "\n".join(line.translate(_ESCAPES) for line in _traceback(record).split("\n"))
+    return message_of(record).translate(_ESCAPES), trace
 
 
 def _traceback(record: logging.LogRecord) -> str:
@@ -280,6 +287,7 @@ class Limited(logging.LoggerAdapter[logging.Logger]):
 
 
 _handler: logging.Handler | None = None
+recent = Recent(_shown, level_name)
 
 
 def setup(level: str, format: str, file: Path | None, max_size: int, max_count: int, role: str) -> None:
@@ -299,6 +307,8 @@ def setup(level: str, format: str, file: Path | None, max_size: int, max_count: 
     _handler = _File(file, max_size, max_count, _Stderr()) if file is not None else _Stderr()
     _handler.setFormatter(_JSONFormatter(role) if format == "json" else _TextFormatter(role))
     root.addHandler(_handler)
+    recent.role = role
+    root.addHandler(recent)
     set_level(level)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught

@@ -1,12 +1,14 @@
-"""Counters and gauges of this process. Counted all over the data path; read by `gt.py status`, console and Prometheus.
+"""Counters, gauges and histograms of this process. Counted all over the data path; read by `gt.py status`, console and
+Prometheus.
 
-The fields of `Counters` and `Gauges` are the table: name, help and unit stand nowhere else.
+The fields of `Counters` and `Gauges`, and HISTOGRAMS, are the table: name, help and unit stand nowhere else.
 """
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 def _metric(help: str, unit: str) -> int:
@@ -107,3 +109,54 @@ def summed(snapshots: Iterable[Mapping[str, int]]) -> dict[str, int]:
         total.update(each)
     known = [metric.name for metric in METRICS if metric.name in total]
     return {name: total[name] for name in dict.fromkeys((*known, *total))}
+
+
+COUNTERS = frozenset(field.name for field in fields(Counters))
+
+
+class Histogram:
+    """How often something took how long. A value counts for the first of `bounds` that it does not exceed."""
+
+    __slots__ = ("_bounds", "_counts", "_sum", "help", "name")
+
+    def __init__(self, name: str, help: str, bounds: Sequence[float]) -> None:
+        self.name = name
+        self.help = help
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def snapshot(self) -> dict[str, Any]:
+        """For each bound how many did not exceed it (what Prometheus calls le), then their sum and number."""
+        buckets, reached = [], 0
+        for bound, count in zip(self._bounds, self._counts, strict=False):
+            reached += count
+            buckets.append([bound, reached])
+        return {"buckets": buckets, "sum": round(self._sum, 6), "count": sum(self._counts)}
+
+
+_WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+tunnel_rtt = Histogram(
+    "tunnel_rtt_seconds",
+    "Round trips of tunnels.",
+    (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0),
+)
+tunnel_opening = Histogram("tunnel_opening_seconds", "Openings of tunnels that came up.", _WAITS)
+dial_seconds = Histogram("dial_seconds", "Connecting to local services, where that went well.", _WAITS)
+stream_seconds = Histogram(
+    "stream_seconds",
+    "How long relayed connections lasted.",
+    (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0),
+)
+
+HISTOGRAMS = (tunnel_rtt, tunnel_opening, dial_seconds, stream_seconds)
+
+
+def histograms() -> dict[str, dict[str, Any]]:
+    """All of this process, by name."""
+    return {each.name: each.snapshot() for each in HISTOGRAMS}

@@ -28,6 +28,7 @@ from gtapp.config.files import DEFAULT_DEPTH, yaml_files
 from gtapp.errors import ConfigError, GTError
 from gtapp.observe import logs
 from gtapp.process import control, spawn
+from gtapp.process.facts import Facts
 from gtapp.process.first_run import FirstRun, data_directory
 from gtapp.process.plan import TICK_S
 from gtapp.process.reports import ErrorReports
@@ -112,6 +113,7 @@ class Master:
         self._first = first_run
         self._control: control.Server | None = None
         self._reports = ErrorReports()
+        self._facts = Facts(lambda: list(self._units.values()))
         self._commands = {
             "hello": self._hello,
             "reload": self._reload,
@@ -119,6 +121,7 @@ class Master:
             "upgrade": self._upgrade,
             "stop": self._stop,
             "status": self._status,
+            **self._facts.commands,
         }
 
     def run(self, sources: list[Source]) -> int:
@@ -284,7 +287,7 @@ class Master:
         command = self._commands.get(str(name))
         if command is None:
             raise GTError(f"there is no command {name!r} here, GT {__version__}")
-        if name in ("hello", "status", "stop"):
+        if name in ("hello", "status", "stop", *self._facts.commands):
             return command(request, tell)
 
         def tell_both(line: str) -> None:

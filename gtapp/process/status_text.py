@@ -15,7 +15,10 @@ def as_text(answer: dict[str, Any]) -> str:
     """What people want to know."""
     lines = [f"GT {answer['version']}, process {answer['pid']}, {answer['config'] or 'without a file'}"]
     if first := answer.get("first_run"):
-        lines += ["", f"not set up yet: its wizard is on {first['address']}; gt.py setup-token shows the token"]
+        lines += [
+            "",
+            f"not set up yet: its wizard is on {first['address']}; gt.py setup-token shows the token",
+        ]
     for unit in answer["units"]:
         lines += ["", f"{unit['role']} {unit['config']}".rstrip()]
         lines += [f"  listens on {each['address']} ({each['option']})" for each in unit["listeners"]]

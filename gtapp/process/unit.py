@@ -18,6 +18,7 @@ from gtapp.config.values import Address
 from gtapp.errors import GTError
 from gtapp.process import plan, spawn
 from gtapp.process.console import ConsoleKeeper, certificate_files, console_start
+from gtapp.process.ledger import Ledger
 from gtapp.process.source import Config, Difference, Source, difference
 from gtapp.relay.channel import Channel, ChannelClosed, Message, close_all, pair
 from gtapp.relay.sockets import PlainSocket, plain_socket, show_address
@@ -74,6 +75,7 @@ class Unit:
         self.source = source
         self.config = config
         self.console = ConsoleKeeper()
+        self.ledger = Ledger()
         self._over = over
         self._listen = listen
         self._sockets: dict[str, PlainSocket] = {}
@@ -313,6 +315,8 @@ class Unit:
             running.reason = message.values["reason"]
         elif kind == "cut":
             running.cut += message.values["streams"]
+        elif kind == "ended":
+            self.ledger.ended(running.number, message.values)
         elif kind in ("port", "release_port"):
             answer(self._ports, running.number, message, running.channel)
         else:
@@ -322,6 +326,7 @@ class Unit:
         how = spawn.reap(running.pid)
         del self._running[running.number]
         self._ports.gone(running.number)
+        self.ledger.gone(running.number)
         self.cut += running.cut
         worker = self._state.workers[running.number]
         if worker.phase in (plan.Phase.STARTING, plan.Phase.READY) and not running.reason:
@@ -334,6 +339,17 @@ class Unit:
             running.channel.send("reopen")
 
     # what is so
+
+    @property
+    def running(self) -> Mapping[int, Running]:
+        """The worker processes, by number."""
+        return self._running
+
+    @property
+    def ready(self) -> list[int]:
+        """Those of the present generation that serve."""
+        known = self._state.workers
+        return [each.number for each in self._of_now() if known[each.number].phase is plan.Phase.READY]
 
     def status(self, detail: str) -> dict[str, Any]:
         """What `gt.py status` tells of this configuration; `detail` is what the workers are asked for."""
@@ -381,6 +397,7 @@ class Unit:
             "sockets": {key: [int(sock.family), sock.detach()] for key, sock in self._sockets.items()},
             "key": base64.b64encode(self._key).decode(),
             "ports": self._ports.state(),
+            "ledger": self.ledger.state(),
             "console": self.console.pids,
             "generation": self._state.generation,
             "next_generation": self._state.next_generation,
@@ -414,6 +431,7 @@ class Unit:
         unit._sockets = {key: plain_socket(family, fd) for key, (family, fd) in state["sockets"].items()}
         unit._key = base64.b64decode(state["key"])
         unit._ports = PortOffice.restored(state["ports"])
+        unit.ledger = Ledger.restored(state.get("ledger", {}))
         workers = {}
         for each in state["workers"]:
             number, phase = each["number"], plan.Phase(each["phase"])

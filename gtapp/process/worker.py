@@ -1,7 +1,7 @@
 """A worker: one relay process of a server or client. Its master starts it, tells it what to run, and sees it end.
 
-Messages from the master: start, sibling, reload, retire, stop, reopen, and the questions status and debug. Messages to
-it: alive, ready, failed, cut, and what the server asks about TCP ports.
+Messages from the master: start, sibling, reload, retire, stop, reopen, and the questions status, debug and those of
+`facts`. Messages to it: alive, ready, failed, cut, ended, and what the server asks about TCP ports.
 """
 
 import base64
@@ -21,6 +21,7 @@ from gevent.event import AsyncResult, Event
 from gtapp.config.load import ClientConfig
 from gtapp.errors import GTError
 from gtapp.observe import logs, metrics
+from gtapp.process import facts
 from gtapp.process.plan import TICK_S
 from gtapp.process.reports import ErrorReports
 from gtapp.process.source import Config, Source, set_up_logs
@@ -34,6 +35,7 @@ log = logging.getLogger("gt.process")
 READY_S = (
     10.0  # how long a client that takes over from another waits for its tunnels, before that one retires
 )
+SENT_S = 1.0  # for what is still to be told at the end
 ORPHAN_S = 0.5  # what connections have when the master is gone: nobody could end this process later
 
 
@@ -49,6 +51,10 @@ class App(Protocol):
     def retire(self) -> None: ...
     def stop(self, grace: float) -> int: ...
     def status(self) -> dict[str, Any]: ...
+    def metrics(self) -> dict[str, Any]: ...
+    def connections(self, limit: int, user: str | None) -> dict[str, Any]: ...
+    def disconnect(self, request: Mapping[str, Any], why: str) -> int: ...
+    def check(self) -> dict[str, Any]: ...
 
 
 def run(fd: int) -> NoReturn:
@@ -86,9 +92,7 @@ class Worker:
         except GTError as error:
             for sock in self._sockets.values():
                 sock.close()
-            self._master.send("failed", {"reason": str(error)})
-            while self._master.queued and not self._master.closed:
-                gevent.sleep(0.01)
+            self._tell_last("failed", {"reason": str(error)})
             return 2
 
     def _work(self, start: Message) -> int:
@@ -119,7 +123,7 @@ class Worker:
             from gtapp.client.app import ClientApp
 
             close_all(start.fds)
-            return ClientApp(config, share=share)
+            return ClientApp(config, number, share)
         from gtapp.server.app import ServerApp, Shared
         from gtapp.server.port_office import PortClerk
 
@@ -141,7 +145,16 @@ class Worker:
         if cut:
             self._master.send("cut", {"streams": cut})
         log.info("ended")
+        self._tell_last("ended", facts.last_words(app))
         return 0
+
+    def _tell_last(self, kind: str, values: dict[str, Any]) -> None:
+        """It is on its way when this returns, as far as the master takes it."""
+        self._master.send(kind, values)
+        waited = 0.0
+        while self._master.queued and not self._master.closed and waited < SENT_S:
+            gevent.sleep(0.01)
+            waited += 0.01
 
     def _end(self, seconds: float) -> None:
         if not self._ended.ready():
@@ -159,6 +172,7 @@ class Worker:
             "reopen": lambda message: logs.reopen(),
             "status": lambda message: self._answer(message, self._status),
             "debug": lambda message: self._answer(message, self._debug),
+            **dict.fromkeys(facts.QUESTIONS, lambda message: self._answer(message, self._facts)),
         }
         handler = handlers.get(message.kind)
         if handler is None:
@@ -195,6 +209,9 @@ class Worker:
     def _status(self, message: Message) -> dict[str, Any]:
         del message
         return {"metrics": metrics.snapshot(), **(self._app.status() if self._app is not None else {})}
+
+    def _facts(self, message: Message) -> dict[str, Any]:
+        return facts.answer(self._app, message.kind, message.values)
 
     def _debug(self, message: Message) -> dict[str, Any]:
         """What this process holds, for tests that look for leaks."""

@@ -112,10 +112,10 @@ class Pump:
             if size:
                 tunnel = stream.tunnel
                 header = tunnel.frames.data_header_bytes
+                stream.bytes_from_local += size  # before the link, which may end the stream
                 tunnel.frames.write_data_header(_buffer, stream.id, size)
                 link.write(bytes(_buffer[: header + size]))
                 stream.send_window = window - size
-                tunnel.bytes_from_local += size
                 self._quiet_in = 0
                 self._read_last = True
                 if window == size:

@@ -7,6 +7,7 @@ back stops reading altogether (see `Stream.hold`).
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from gtapp.observe.accounts import Account
 from gtapp.wire import frames
 
 if TYPE_CHECKING:
@@ -42,11 +43,14 @@ class Sink(Protocol):
 
 
 class Stream:
-    """One stream. `send_window`: bytes that may still be sent; `undelivered`: received, not yet passed on."""
+    """One stream. `send_window`: bytes that may still be sent; `undelivered`: received, not yet passed on.
+
+    `account` is whose it is, from `charge` on; `visitor` his address, where it is known.
+    """
 
     __slots__ = (
-        "_credit", "_granted_at", "_holding", "_window", "eof_received", "eof_sent", "id", "send_window",
-        "sink", "tunnel", "undelivered",
+        "_credit", "_granted_at", "_holding", "_window", "account", "began", "bytes_from_local", "bytes_to_local",
+        "eof_received", "eof_sent", "id", "send_window", "sink", "tunnel", "undelivered", "visitor",
     )  # fmt: skip
 
     def __init__(self, tunnel: "Tunnel", stream_id: int) -> None:
@@ -57,6 +61,11 @@ class Stream:
         self.undelivered = 0
         self.eof_sent = False
         self.eof_received = False
+        self.bytes_from_local = 0
+        self.bytes_to_local = 0
+        self.began = monotonic()
+        self.visitor = ""
+        self.account: Account | None = None
         self._window = INITIAL_WINDOW
         self._credit = 0  # delivered bytes not yet granted back
         self._granted_at = 0.0
@@ -70,6 +79,17 @@ class Stream:
         """The tunnel knows it no more: it was reset, it has ended, or the tunnel has."""
         return self.tunnel.streams.get(self.id) is not self
 
+    @property
+    def relayed(self) -> tuple[int, int]:
+        """Bytes from the visitor, and from the service."""
+        counts = self.bytes_from_local, self.bytes_to_local
+        return counts if self.tunnel.is_server else (counts[1], counts[0])
+
+    def charge(self, account: Account) -> None:
+        """What it relays is that account's. Called once, at its beginning."""
+        self.account = account
+        account.begin()
+
     # what the other end does
 
     def receive(self, data: memoryview) -> None:
@@ -82,6 +102,7 @@ class Stream:
             self.tunnel.broken(f"stream {self.id}: more data than it may send")
             return
         assert self.sink is not None
+        self.bytes_to_local += size
         self.sink.deliver(data)
         if self.undelivered > HOLD_BYTES and not self.tunnel.has_windows and not self._holding:
             self._holding = True

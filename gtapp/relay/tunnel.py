@@ -1,5 +1,6 @@
 """A tunnel: the streams between a server and a client over one link. Admission and dialer open it."""
 
+import itertools
 import logging
 from collections.abc import Callable
 from time import monotonic
@@ -10,7 +11,7 @@ from gevent import get_hub
 from gtapp.errors import WireError
 from gtapp.observe import metrics
 from gtapp.observe.logs import Limited
-from gtapp.observe.metrics import counters
+from gtapp.observe.metrics import counters, stream_seconds, tunnel_rtt
 from gtapp.relay.link import Link
 from gtapp.relay.stream import Stream
 from gtapp.wire import compat, frames
@@ -28,6 +29,8 @@ HELD_PING_S = 15.0  # protocol 1: a client whose pings lie unread behind held da
 RTT_EVERY_S = 5.0  # how often a tunnel in use measures its round trip, which the windows grow by
 
 Frames = frames.Frames | compat.CompatFrames
+
+_numbers = itertools.count(1)
 
 
 class Tunnel:
@@ -64,8 +67,10 @@ class Tunnel:
         self.on_closed: Callable[[str], None] = lambda reason: None
         self.on_drain: Callable[[], None] = lambda: None
         self.on_suspect: Callable[[], None] = lambda: None
-        self.bytes_from_local = 0
-        self.bytes_to_local = 0
+        self._number = 0
+        self.agent = ""  # what the other end calls itself, once that is known
+        self._past_from_local = 0  # bytes of streams that are over
+        self._past_to_local = 0
         self._held: list[frames.Event] | None = []
         self._counted = (0, 0)  # of bytes_from_local, bytes_to_local
         self._next_id = 2 if is_server else 1
@@ -87,6 +92,13 @@ class Tunnel:
 
     def __repr__(self) -> str:
         return f"<Tunnel {self.name} {self.state} protocol={self.frames.version} streams={len(self.streams)}>"
+
+    @property
+    def number(self) -> int:
+        """By which people point at it: one of this process, given to the tunnels that come up."""
+        if not self._number:
+            self._number = next(_numbers)
+        return self._number
 
     @property
     def state(self) -> str:
@@ -165,6 +177,12 @@ class Tunnel:
             self.link.abort()
             self._ended(reason)
 
+    def disconnect(self, reason: str) -> None:
+        """The same because somebody wants it so: it does not count as lost."""
+        if not self.closed:
+            self.draining = True
+            self.abort(reason)
+
     def broken(self, reason: str) -> None:
         """The other end broke the protocol."""
         strangers.warning("%s: protocol error, closing the tunnel: %s", self.name, reason)
@@ -174,7 +192,7 @@ class Tunnel:
         if self.closed:
             return
         self.closed = True
-        self._count()
+        self.count()
         for stream in list(self.streams.values()):
             stream.tunnel_ended()
         self._held = None
@@ -195,15 +213,22 @@ class Tunnel:
         stream = Stream(self, self._next_id)
         self._next_id += 2
         self.streams[stream.id] = stream
+        stream.visitor = visitor
         stream.send_window -= len(data)
-        self.bytes_from_local += len(data)
+        stream.bytes_from_local = len(data)
         self.link.write(self.frames.open(stream.id, service, visitor, data, flags))
         if self._next_id > LAST_STREAM_ID:
             self.drain()
         return stream
 
     def forget(self, stream: Stream) -> None:
+        """A stream is over: its bytes are the tunnel's past, and its account's."""
         self.streams.pop(stream.id, None)
+        self._past_from_local += stream.bytes_from_local
+        self._past_to_local += stream.bytes_to_local
+        if stream.account is not None:
+            stream.account.end(*stream.relayed)
+            stream_seconds.observe(monotonic() - stream.began)
         if self.draining and not self.streams:
             get_hub().loop.run_callback(self._close_if_drained)
 
@@ -250,7 +275,6 @@ class Tunnel:
             if kind == frames.DATA:
                 stream = streams.get(stream_id)
                 if stream is not None:
-                    self.bytes_to_local += len(value)
                     stream.receive(value)
             elif kind == frames.WINDOW:
                 stream = streams.get(stream_id)
@@ -284,10 +308,10 @@ class Tunnel:
             self.broken(f"task {stream_id} exists")
             return
         stream = Stream(self, stream_id)
+        stream.visitor = opened.visitor
         self.streams[stream_id] = stream
         self.on_open(stream, opened)
         if opened.data and stream.sink is not None and stream_id in self.streams:
-            self.bytes_to_local += len(opened.data)
             stream.receive(memoryview(opened.data))
 
     def _receive_other(self, kind: int, value: Any) -> None:
@@ -327,6 +351,7 @@ class Tunnel:
     def _pong_received(self) -> None:
         if self._ping_sent_at:
             sample = monotonic() - self._ping_sent_at
+            tunnel_rtt.observe(sample)
             self.rtt = sample if not self.rtt else self.rtt + (sample - self.rtt) / 8
             self._ping_sent_at = 0.0
             self.suspect = self._doubted = False
@@ -352,7 +377,7 @@ class Tunnel:
                 stream.sink.tick()
         if self.closed:
             return
-        self._count()
+        self.count()
         self.age += period
         for stream, held in list(self._holders.items()):
             self._holders[stream] = held + period
@@ -367,7 +392,7 @@ class Tunnel:
         if self._heard or self._holders:  # while we don't read, its silence says nothing
             self._heard = False
             self._silent = 0.0
-            self._relayed_then = self.bytes_from_local
+            self._relayed_then = self._counted[0]
             if not self._ping_sent_at:
                 self.suspect = self._doubted = False
         else:
@@ -379,18 +404,34 @@ class Tunnel:
         elif self._held is None and self._may_ping:
             self._probe(period)
 
-    def _count(self) -> None:
+    @property
+    def bytes_from_local(self) -> int:
+        """Given to the other end so far."""
+        return self._past_from_local + sum(each.bytes_from_local for each in self.streams.values())
+
+    @property
+    def bytes_to_local(self) -> int:
+        """Received from the other end so far."""
+        return self._past_to_local + sum(each.bytes_to_local for each in self.streams.values())
+
+    @property
+    def relayed(self) -> tuple[int, int]:
+        """Bytes from visitors, and from services."""
+        counts = self.bytes_from_local, self.bytes_to_local
+        return counts if self.is_server else (counts[1], counts[0])
+
+    def count(self) -> None:
         """Bring the process's counters up to date: once a tick costs less than once a frame."""
-        from_local = self.bytes_from_local - self._counted[0]
-        to_local = self.bytes_to_local - self._counted[1]
-        self._counted = (self.bytes_from_local, self.bytes_to_local)
+        counted = self.bytes_from_local, self.bytes_to_local
+        from_local, to_local = counted[0] - self._counted[0], counted[1] - self._counted[1]
+        self._counted = counted
         counters.bytes_in += from_local if self.is_server else to_local
         counters.bytes_out += to_local if self.is_server else from_local
 
     def _probe(self, period: float) -> None:
         self._rtt_age += period
         self._ping_wait += period
-        waits_for_answer = self.link.queued > 0 or self.bytes_from_local != self._relayed_then
+        waits_for_answer = self.link.queued > 0 or self._counted[0] != self._relayed_then
         if (
             self._silent > self.idle_timeout / 2
             or (waits_for_answer and self._silent > PROBE_AFTER_S)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, cast
 
 import gevent
@@ -11,7 +12,7 @@ from gtapp import __version__
 from gtapp.config.options import ServerOptions
 from gtapp.errors import GTError, LinkError, RemoteRefused, WireError
 from gtapp.observe.logs import Limited
-from gtapp.observe.metrics import counters
+from gtapp.observe.metrics import counters, tunnel_opening
 from gtapp.relay.clock import Clock
 from gtapp.relay.link import Link
 from gtapp.relay.opening import OPENING_S, Opening
@@ -97,12 +98,14 @@ class Admission:
 
     def _open(self, link: Link, number: int, data: bytes) -> None:
         problem, level = "", logging.WARNING
+        began = monotonic()
         try:
             with gevent.Timeout(OPENING_S):
                 if number == 1:
                     self._open_compat(link, data)
                 else:
                     self._open_native(link, data)
+            tunnel_opening.observe(monotonic() - began)
         except gevent.GreenletExit:
             strangers.info("tunnel from %s gives way: too many are being opened", link.peer)
         except gevent.Timeout:
@@ -138,6 +141,7 @@ class Admission:
             agent = f"gt/{__version__}"
             handshake = ServerHandshake(agent, binding, plain=bool(self.options.auth_api))
             hello = handshake.hello(opening.receive_message())
+            tunnel.agent = hello.agent
             self._check_lockout(link.peer, hello.id)
             login = self._users.begin(hello.id)
             verifier = login.verifier() if hello.secret is None else None

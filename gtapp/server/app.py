@@ -13,13 +13,15 @@ from gtapp.config.load import ServerConfig
 from gtapp.config.options import ServerOptions
 from gtapp.errors import ConfigError, GTError
 from gtapp.observe import metrics
-from gtapp.relay import tunnel
+from gtapp.observe.accounts import Accounts
+from gtapp.relay import facts, tunnel
 from gtapp.relay.clock import Clock
 from gtapp.relay.ending import end_tunnels
 from gtapp.relay.pump import Idle
 from gtapp.relay.sockets import PlainSocket
 from gtapp.relay.tls import Handshakes
 from gtapp.relay.tls_socket import TLSSocket, wait_for_rests
+from gtapp.relay.tunnel import Tunnel
 from gtapp.server.admission import Admission
 from gtapp.server.listeners import Listener, OnAccept
 from gtapp.server.lockout import Lockout
@@ -28,7 +30,7 @@ from gtapp.server.ports import Ports
 from gtapp.server.registry import Registry
 from gtapp.server.retirement import Retirement
 from gtapp.server.router import FIRST_BYTES_S, Router
-from gtapp.server.self_check import status_user
+from gtapp.server.self_check import CheckFailed, SelfCheck, status_user
 from gtapp.server.siblings import Siblings
 from gtapp.server.users import Users
 
@@ -79,10 +81,11 @@ class ServerApp:
         self._retirement: Retirement | None = None
         self._handshakes = Handshakes()
         self._certificate = _certificate(config)
-        self._status = _status_api(config, self._handshakes, shared)
-        self._users = Users(
-            config.users, options, own=status_user(shared.key), key=shared.key, siblings=self._siblings
-        )
+        own = status_user(shared.key)
+        self._check = SelfCheck(options, self._handshakes, own, shared.siblings.number)
+        self._status = _status_api(config, self._handshakes, self._check)
+        self._users = Users(config.users, options, own=own, key=shared.key, siblings=self._siblings)
+        self._accounts = Accounts()
         self._lockout = Lockout(options.reconnect_times, options.reconnect_duration, self._siblings)
         self._registry = Registry(self._siblings)
         self._ports = Ports(
@@ -109,6 +112,7 @@ class ServerApp:
             self._handshakes,
             self._admission.admit,
             self._siblings,
+            self._accounts,
         )
 
     def start(self) -> None:
@@ -133,7 +137,7 @@ class ServerApp:
             if "tlsAddr" in sockets and self._certificate is None:
                 self._certificate = _certificate(config)
             if "apiAddr" in sockets and self._status is None:
-                self._status = _status_api(config, self._handshakes, self._shared)
+                self._status = _status_api(config, self._handshakes, self._check)
         except GTError:
             for sock in sockets.values():
                 sock.close()
@@ -153,8 +157,7 @@ class ServerApp:
             for sock in sockets.values():
                 sock.close()
             return
-        if self._status is not None:
-            self._status.set_options(options)
+        self._check.options = options
         self._listen(sockets)
 
     def retire(self) -> None:
@@ -182,6 +185,7 @@ class ServerApp:
         self._stop_listening()
         if self._status is not None:
             self._status.stop()
+        self._check.stop()
         self._ports.stop()
         if self._certificate is not None:
             self._certificate.over = True
@@ -196,24 +200,17 @@ class ServerApp:
         wait_for_rests(max(0.5, deadline - monotonic()))
         return cut
 
+    # what is so, as JSON; without the server's own user
+
     def status(self) -> dict[str, Any]:
-        """For people and programs, as JSON: where it listens, its tunnels, and what they publish."""
-        users = [user_id for user_id in self._registry.users() if not self._users.is_own(user_id)]
+        """Where it listens, its tunnels, and what they publish."""
+        users = self._clients()
         return {
             "listeners": [
                 {"what": _WHAT[key], "address": listener.address} for key, listener in self._listeners.items()
             ],
             "tunnels": [
-                {
-                    "user": user_id,
-                    "peer": each.link.peer,
-                    "protocol": each.frames.version,
-                    "transport": "tls" if isinstance(each.link.sock, TLSSocket) else "tcp",
-                    "age_s": round(each.age, 1),
-                    "rtt_ms": round(each.rtt * 1000, 1),
-                    "streams": len(each.streams),
-                    "state": each.state,
-                }
+                self._tunnel(user_id, each)
                 for user_id in users
                 for each in self._registry.tunnels_of(user_id)
             ],
@@ -225,6 +222,69 @@ class ServerApp:
             "clients": len(users),
             "waiting": self._router.waiting,
         }
+
+    def _tunnel(self, user_id: str, tunnel: Tunnel) -> dict[str, Any]:
+        bytes_in, bytes_out = tunnel.relayed
+        return {
+            "id": facts.tunnel_id(self._siblings.number, tunnel),
+            "user": user_id,
+            "peer": tunnel.link.peer,
+            "agent": tunnel.agent,
+            "protocol": tunnel.frames.version,
+            "transport": "tls" if isinstance(tunnel.link.sock, TLSSocket) else "tcp",
+            "age_s": round(tunnel.age, 1),
+            "rtt_ms": round(tunnel.rtt * 1000, 1),
+            "streams": len(tunnel.streams),
+            "bytes_in": bytes_in,
+            "bytes_out": bytes_out,
+            "state": tunnel.state,
+        }
+
+    def metrics(self) -> dict[str, Any]:
+        """What has been counted up to now, and for whom."""
+        tunnels = facts.tunnels_of(self._clock)
+        for each in tunnels:
+            each.count()
+        users = {
+            account.user: {"tunnels": 0, **values}
+            for account, values in facts.numbers(self._accounts.users, tunnels)
+        }
+        for user_id in self._clients():
+            known = users.setdefault(user_id, {"tunnels": 0, **facts.NOTHING})
+            known["tunnels"] = len(self._registry.tunnels_of(user_id))
+        hosts = [
+            {"kind": account.kind, "name": account.name, "user": account.user, **values}
+            for account, values in facts.numbers(self._accounts.names, tunnels)
+        ]
+        return {"users": users, "hosts": hosts}
+
+    def connections(self, limit: int, user: str | None) -> dict[str, Any]:
+        """The newest connections of visitors."""
+        return facts.connections(self._siblings.number, facts.tunnels_of(self._clock), limit, user)
+
+    def disconnect(self, request: Mapping[str, Any], why: str) -> int:
+        """Cut a connection, close a tunnel, or all of a user; how many these were."""
+        number = self._siblings.number
+        if "connection" in request:
+            return facts.cut_connection(number, facts.tunnels_of(self._clock), request["connection"])
+        if "user" in request:
+            return facts.close_tunnels(number, list(self._registry.tunnels_of(request["user"])), None, why)
+        tunnels = [each for user_id in self._clients() for each in self._registry.tunnels_of(user_id)]
+        return facts.close_tunnels(number, tunnels, request["tunnel"], why)
+
+    def check(self) -> dict[str, Any]:
+        """Whether a request gets through a tunnel of our own."""
+        began = monotonic()
+        found: dict[str, Any] = {"works": True, "text": "a request came in and back through a tunnel"}
+        try:
+            self._check.run()
+        except CheckFailed as error:
+            found = {"works": False, "text": f"{error.step}: {error}", "step": error.step}
+        return found | {"ms": round((monotonic() - began) * 1000, 1)}
+
+    def _clients(self) -> list[str]:
+        """Users with tunnels."""
+        return [user_id for user_id in self._registry.users() if not self._users.is_own(user_id)]
 
     def _idle(self, options: ServerOptions) -> Idle:
         return Idle(self._clock.ticks(options.timeout), options.timeout_on_unidirectional_traffic)
@@ -249,16 +309,19 @@ class ServerApp:
             if key in accepts and key not in self._listeners:
                 self._listeners[key] = Listener(sock, accepts[key])
                 self._listeners[key].start()
-        if self._status is not None:
-            addr, tls_addr = (self._listeners.get(key) for key in ("addr", "tlsAddr"))
-            self._status.set_listeners(
-                addr.address if addr else None, tls_addr.address if tls_addr else None, self._certificate
-            )
+        self._tell_check()
+
+    def _tell_check(self) -> None:
+        addr, tls_addr = (self._listeners.get(key) for key in ("addr", "tlsAddr"))
+        self._check.set_listeners(
+            addr.address if addr else None, tls_addr.address if tls_addr else None, self._certificate
+        )
 
     def _stop_listening(self) -> None:
         for listener in self._listeners.values():
             listener.stop()
         self._listeners.clear()
+        self._tell_check()
 
 
 def _certificate(config: ServerConfig) -> "Certificate | None":
@@ -273,10 +336,10 @@ def _certificate(config: ServerConfig) -> "Certificate | None":
     return Certificate(options.cert_file, options.key_file, names, beside, options.tls_version)
 
 
-def _status_api(config: ServerConfig, handshakes: Handshakes, shared: Shared) -> "StatusAPI | None":
+def _status_api(config: ServerConfig, handshakes: Handshakes, check: SelfCheck) -> "StatusAPI | None":
     """Raises GTError where its certificate cannot be used."""
     if config.options.api_addr is None:
         return None
     from gtapp.server.status_api import StatusAPI
 
-    return StatusAPI(config.options, handshakes, status_user(shared.key), shared.siblings.number)
+    return StatusAPI(config.options, handshakes, check)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gtapp.config.options import ServerOptions
 from gtapp.config.values import ip_of
+from gtapp.observe.accounts import Accounts
 from gtapp.observe.metrics import counters
 from gtapp.relay.pump import Idle
 from gtapp.relay.sockets import PlainSocket, Socket
@@ -53,6 +54,7 @@ class Router:
         handshakes: Handshakes,
         admit: Callable[[Socket, str, bytes], None],
         siblings: Siblings | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self.registry = registry
         self.handshakes = handshakes
@@ -61,6 +63,7 @@ class Router:
         self.splits: set[Closable] = set()  # `routePerRequest`: their requests go their ways one by one
         self.over = False
         self._users = users
+        self._accounts = accounts or Accounts()
         self._arrivals: dict[Closable, float] = {}  # oldest first; value: when to give up
         self._certificate: Certificate | None = None
         self._siblings = siblings or Siblings()
@@ -192,6 +195,8 @@ class Router:
         tunnel, service = choice
         counters.streams_opened += 1
         stream = tunnel.open(service, visitor.peer, visitor.data, visitor.flags)
+        if not self._users.is_own(endpoint.user_id):
+            stream.charge(self._accounts.find(endpoint.kind, endpoint.name, endpoint.user_id))
         pump = visitor_pump(visitor.kind, stream, self._idle, self._users.shaper(endpoint.user_id))
         pump.attach(visitor.let_go())
         return True

@@ -1,6 +1,7 @@
 """Proves the server's own path: a tunnel to its own listeners, and visitors' requests that come back through it.
 
-Called by `status_api`. The tunnel belongs to a user whose id and secret nobody but this server's workers know.
+Run by `server.app` and `status_api`. The tunnel belongs to a user whose id and secret nobody but this server's workers
+know.
 """
 
 import hmac
@@ -8,11 +9,12 @@ import ipaddress
 import secrets
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import socket
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 
 from gtapp import __version__
 from gtapp.config.load import User
@@ -25,9 +27,11 @@ from gtapp.relay.stream import Stream
 from gtapp.relay.threads import Threads
 from gtapp.relay.tls import Handshakes, TLSSocket, error_text
 from gtapp.relay.tunnel import Frames, Tunnel
-from gtapp.server.certificates import Certificate
 from gtapp.wire import compat, frames, proxy_header
 from gtapp.wire.handshake import ClientHandshake, ServiceSpec
+
+if TYPE_CHECKING:
+    from gtapp.server.certificates import Certificate  # brings 11 MB with it
 
 CHECK_S = 10.0  # the whole check; a server that needs longer is no help to its visitors either
 CLOSE_S = 1.0  # how long the tunnel may take to end in order
@@ -55,28 +59,39 @@ class CheckFailed(GTError):
 
 
 class SelfCheck:
-    """`run` makes one check at a time; `user` is to be let in by the server like any other user, and publishes another
-    host for each worker's `number`.
+    """`run` makes a check, one at a time; `user` is to be let in by the server like any other user, and publishes
+    another host for each worker's `number`.
 
-    `addr` and `tls_addr` are the addresses of the listeners as text, None where there is none; `certificate` is that of
-    the second.
+    `set_listeners` says where it connects to; `options` are those in force.
     """
 
     def __init__(self, options: ServerOptions, handshakes: Handshakes, user: User, number: int = 0) -> None:
         self.user = user
         self._host = f"{user.id}-{number}"
+        self.options = options
         self.addr: str | None = None
         self.tls_addr: str | None = None
-        self.options = options
-        self._handshakes = handshakes
         self.certificate: Certificate | None = None
+        self._handshakes = handshakes
+        self._one_at_a_time = BoundedSemaphore()
         self._threads = Threads(1)  # for the key derivation of SCRAM
         self._step = ""
         self._on_open: Callable[[Stream, frames.Open], None] | None = None
 
+    def set_listeners(
+        self, addr: str | None, tls_addr: str | None, certificate: "Certificate | None"
+    ) -> None:
+        """These are the addresses of the server's listeners as text, None where there is none, and what the second one
+        shows."""
+        self.addr, self.tls_addr, self.certificate = addr, tls_addr, certificate
+
     def run(self) -> None:
         """Raises CheckFailed."""
-        self._step = "connect"
+        with self._one_at_a_time:
+            self._step = "connect"
+            self._run()
+
+    def _run(self) -> None:
         try:
             with gevent.Timeout(CHECK_S):
                 self._check()
@@ -95,6 +110,8 @@ class SelfCheck:
         question, answer = secrets.token_hex(16), secrets.token_hex(16)
         ways = [(self.tls_addr, True), (self.addr, False)]
         listeners = [(address, over_tls) for address, over_tls in ways if address is not None]
+        if not listeners:
+            raise LinkError("this worker does not listen any more")
         closed = Event()
         self._on_open = _answering(question, answer)
         tunnel = self._open_tunnel(*listeners[0], closed)

@@ -13,7 +13,6 @@ import gevent
 from gevent.lock import BoundedSemaphore
 
 from gtapp import __version__
-from gtapp.config.load import User
 from gtapp.config.options import ServerOptions
 from gtapp.observe.logs import Limited
 from gtapp.relay.sockets import PlainSocket, Socket
@@ -37,13 +36,12 @@ Result = tuple[int, dict[str, str]]
 class StatusAPI:
     """Answers whoever `accept` gets; over TLS when it has a certificate of its own. Raises GTError where that is bad.
 
-    `user` has to be let in by the server: it is what the checks log in as; `number` is this worker's. `handshakes` are
-    those of `tlsAddr`.
+    `handshakes` are those of `tlsAddr`.
     """
 
-    def __init__(self, options: ServerOptions, handshakes: Handshakes, user: User, number: int = 0) -> None:
+    def __init__(self, options: ServerOptions, handshakes: Handshakes, check: SelfCheck) -> None:
         self._handshakes = handshakes
-        self._check = SelfCheck(options, handshakes, user, number)
+        self._check = check
         self._certificate: Certificate | None = None
         if options.api_cert_file:
             files = (options.api_cert_file, options.api_key_file)
@@ -55,14 +53,6 @@ class StatusAPI:
         self._callers: dict[Any, Socket] = {}  # oldest first
         self.over = False
 
-    def set_options(self, options: ServerOptions) -> None:
-        """From now on these are in force, but for the addresses and certificates."""
-        self._check.options = options
-
-    def set_listeners(self, addr: str | None, tls_addr: str | None, certificate: Certificate | None) -> None:
-        """These are the addresses of the server's listeners, which are checked, and what the second one shows."""
-        self._check.addr, self._check.tls_addr, self._check.certificate = addr, tls_addr, certificate
-
     @property
     def is_answering(self) -> bool:
         return bool(self._callers)
@@ -71,7 +61,6 @@ class StatusAPI:
         """Take no more requests and give up those that wait."""
         self.over = True
         gevent.killall(list(self._callers))
-        self._check.stop()
 
     def tick(self, period: float) -> None:
         if self._certificate is not None:

@@ -162,7 +162,7 @@ class Relay(Child):
         self._runtime = Path((environ | (env or {}))["GT_RUNTIME_DIR"])
 
     def ask(self, command: str, timeout: float = PATIENCE_S, **more: Any) -> dict[str, Any]:
-        """The answer of the control socket to a command; its lines are in `lines`."""
+        """The answer of the control socket to a command; the lines before it are in `lines`, unless it has its own."""
 
         def attempt() -> socket.socket:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -178,7 +178,7 @@ class Relay(Child):
             connection.settimeout(timeout)
             connection.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
             *before, last = [json.loads(line) for line in connection.makefile("rb")] or [{}]
-        answer: dict[str, Any] = last | {"lines": [each["line"] for each in before]}
+        answer: dict[str, Any] = {"lines": [each["line"] for each in before]} | last
         return answer
 
     def status(self) -> list[dict[str, Any]]:

@@ -323,7 +323,17 @@ def test_status(both: Both) -> None:
     assert sum(tunnel["streams"] for tunnel in status["tunnels"]) == 1
     host, port = both.address
     assert {tunnel["remote"] for tunnel in status["tunnels"]} == {f"tcp://{host}:{port}"}
-    assert status["services"] == [{"local": str(both.config.services[0].local), "public": ["id1"]}]
+    (service,) = status["services"]
+    assert service.pop("last_dial") > 0
+    assert service == {
+        "local": str(both.config.services[0].local),
+        "public": ["id1"],
+        "works": True,
+        "dials": 1,
+        "failed": 0,
+        "problem": "",
+        "failed_at": 0.0,
+    }
     assert status["problems"] == []
 
 

@@ -209,7 +209,9 @@ def test_as_many_as_are_to_be_idle(scene: MakeScene) -> None:
     one.quiet()
     assert one.pool.tunnels == [made.tunnel for made in one.made]
     assert one.delays == []
-    assert [made.tunnel.name for made in one.made] == [f"tunnel {n} to tcp://192.0.2.1:80" for n in (1, 2)]
+    numbers = [made.tunnel.number for made in one.made]
+    assert [made.tunnel.name for made in one.made] == [f"tunnel {n} to tcp://192.0.2.1:80" for n in numbers]
+    assert numbers[1] == numbers[0] + 1
 
 
 def test_one_more_when_the_idle_one_gets_a_stream(scene: MakeScene) -> None:
@@ -657,9 +659,13 @@ def test_status(scene: MakeScene) -> None:
     one.granted = [{"hostPrefix": "id1"}]
     made = one.succeed()
     busy(made)
-    (tunnel,) = json.loads(json.dumps(one.pool.status()))
+    (tunnel,) = json.loads(json.dumps(one.pool.status(3)))
     assert tunnel.pop("rtt_ms") >= 0
     assert tunnel == {
+        "id": f"3.{made.tunnel.number}",
+        "agent": "",
+        "bytes_in": 0,
+        "bytes_out": 0,
         "remote": "tcp://192.0.2.1:80",
         "protocol": 3,
         "transport": "tcp",

@@ -649,7 +649,7 @@ def test_bytes_are_counted_as_visitors_see_them(
     else:
         made.far.send(made.far.frames.open(2, 0, "", b"from the visitor"))
         until(lambda: made.sinks and made.sinks[0].data)
-        made.tunnel.bytes_from_local += len(b"from the service")
+        made.sinks[0].stream.bytes_from_local += len(b"from the service")
     ticks(made, 1)
     assert (counters.bytes_in, counters.bytes_out) == (16, 16)
     ticks(made, 1)

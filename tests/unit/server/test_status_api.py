@@ -20,12 +20,11 @@ from gtapp.errors import GTError
 from gtapp.relay.tls import Handshakes
 from gtapp.server import status_api
 from gtapp.server.listeners import Listener, listen
-from gtapp.server.self_check import CheckFailed, status_user
+from gtapp.server.self_check import CheckFailed
 from gtapp.server.status_api import StatusAPI
 from tests.support.certificates import make_pair
 from tests.support.relay import ours, read_all, turn, until
 
-USER = status_user(bytes(32))
 GET = b"GET /status HTTP/1.1\r\nHost: status\r\n\r\n"
 GOOD = {"status": "ok", "version": f"gt {__version__}"}
 
@@ -45,20 +44,15 @@ class Checks:
         if self.problem is not None:
             raise self.problem
 
-    def stop(self) -> None:
-        pass
-
 
 class Running:
     def __init__(self, **given: Any) -> None:
         address = Address("127.0.0.1", 0)
-        self.api = StatusAPI(ServerOptions(api_addr=address, **given), Handshakes(), USER)
+        self.checks = Checks()
+        check: Any = self.checks
+        self.api = StatusAPI(ServerOptions(api_addr=address, **given), Handshakes(), check)
         self.listener = Listener(listen(address), self.api.accept)
         self.listener.start()
-        self.api._check.stop()
-        self.checks = Checks()
-        self.api._check = self.checks  # type: ignore[assignment]
-        self.api.set_listeners("127.0.0.1:1", None, None)
         self.sockets: list[Any] = []
 
     def connect(self) -> Any:
@@ -357,8 +351,9 @@ def test_a_bad_certificate(tmp_path: Path) -> None:
     options = ServerOptions(
         api_addr=Address("127.0.0.1", 0), api_cert_file=str(files.cert), api_key_file=str(files.key)
     )
+    check: Any = Checks()
     with pytest.raises(GTError, match=r"server-cert\.pem: the certificate expired on"):
-        StatusAPI(options, Handshakes(), USER)
+        StatusAPI(options, Handshakes(), check)
 
 
 # The end
