@@ -24,11 +24,12 @@ from gtapp.config import problems
 from gtapp.config.config_file import read_config_file, read_users_file
 from gtapp.config.durable import sync_directory, write_new
 from gtapp.config.environ import read_environ
-from gtapp.config.files import Files, decode, read_bytes
+from gtapp.config.files import MAX_FILE_BYTES, Files, decode, read_bytes
 from gtapp.config.flags import read_flags
 from gtapp.config.load import ClientConfig, ServerConfig, load_client, load_server
 from gtapp.config.options import OPTIONS, SERVICE, USER
 from gtapp.config.schema import Option
+from gtapp.config.values import MIB
 from gtapp.config.versions import Version, Versions
 from gtapp.config.yaml_edit import Document
 from gtapp.errors import ConfigError, GTError
@@ -129,7 +130,7 @@ class Store:
 
         Raises Conflict, and ConfigError when it is not right or cannot be written.
         """
-        return self._save(lambda before: text, etag, who, what).after
+        return self._save(lambda before: _with_line_ends_of(before, text), etag, who, what).after
 
     def edit(self, change: Callable[[Document], None], etag: str | None, who: str, what: str) -> Saved:
         """Save what `change` makes of the configuration. Raises as `save` does, and what `change` raises."""
@@ -153,10 +154,10 @@ class Store:
         """The text of a version. Raises ConfigError."""
         return _text(Path(f"version {id}"), self._versions.data(id)).text
 
-    def restore(self, id: str, who: str) -> Saved:
-        """Save a version once more. Raises as `save` does."""
+    def restore(self, id: str, who: str, etag: str | None = None) -> Saved:
+        """Save a version once more, in the place of what `etag` stands for. Raises as `save` does."""
         text = self.version(id)
-        return self._save(lambda before: text, None, who, f"version {id} restored")
+        return self._save(lambda before: text, etag, who, f"version {id} restored")
 
     def new(self, text: str, who: str) -> Text:
         """Save the first configuration. Raises ConfigError, also when there is a file already."""
@@ -173,45 +174,55 @@ class Store:
             data = self._data()
             before = Text("", "") if data is None else _text(self.path, data)
             _check_etag(etag, before)
-            text = _in_style_of(data, make(before.text))
-            new = (_BOM if data is not None and data.startswith(_BOM) else b"") + _encoded(text)
+            text = make(before.text)
+            new = (_BOM if data is not None and data.startswith(_BOM) else b"") + self._encoded(text)
             if new == data:
                 return Saved(before.text, before)
             self.load(text)
             after = Text(text, _etag(new))
             try:
-                self._keep(data, before.etag)
+                self._keep(target, data, before.etag)
                 self._versions.prepare(Version("", time.time(), who, what, after.etag), new)
-                temporary = target.with_name(f".{target.name}.saving")
-                status = target.stat() if data is not None else None
-                write_new(temporary, new, status)
                 try:
-                    temporary.replace(target)
-                except OSError:
-                    temporary.unlink(missing_ok=True)
+                    self._replace(target, data, new)
+                except BaseException:
+                    self._versions.forget()
                     raise
-                sync_directory(target.parent)
-                self._versions.settle(after.etag)
             except OSError as error:
-                raise self._unwritable(error) from error
+                raise ConfigError(f"{self.path}: {_why_unwritable(error, target)}") from error
+            with contextlib.suppress(OSError):  # it is saved, and the next save settles it
+                self._versions.settle(after.etag)
         return Saved(before.text, after)
 
-    def _keep(self, data: bytes | None, etag: str) -> None:
+    def _replace(self, target: Path, old: bytes | None, new: bytes) -> None:
+        """Put `new` in the place of `old`. Raises OSError, and Conflict when that is not there any more."""
+        temporary = target.with_name(f".{target.name}.saving")  # a name that no directory of configurations takes up
+        try:
+            write_new(temporary, new, None if old is None else target.stat())
+            if self._data() != old:  # an editor does not wait for our lock
+                raise Conflict(self.read())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_directory(target.parent)
+
+    def _keep(self, target: Path, data: bytes | None, etag: str) -> None:
         """See to it that what is there now is among the versions: somebody may have edited the file."""
         self._versions.settle(etag)
         newest = self._versions.all()[:1]
         if data is not None and not (newest and newest[0].etag == etag):
-            self._versions.prepare(Version("", self.path.stat().st_mtime, BY_HAND, "", etag), data)
+            self._versions.prepare(Version("", target.stat().st_mtime, BY_HAND, "", etag), data)
             self._versions.settle(etag)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """While other threads and processes that want to save wait."""
         try:
-            (self.state / "versions").mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.state / "versions").mkdir(mode=0o700, exist_ok=True)
             lock = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise ConfigError(f"{self.path}: {_why_unwritable(error, self.state)}") from error
         try:
             deadline = time.monotonic() + LOCK_S
             while True:
@@ -225,9 +236,6 @@ class Store:
             yield
         finally:
             os.close(lock)
-
-    def _unwritable(self, error: OSError) -> ConfigError:
-        return ConfigError(f"{self.path}: cannot be saved: {error.strerror}")
 
     def _data(self) -> bytes | None:
         try:
@@ -245,10 +253,19 @@ class Store:
     # loading
 
     def _load(self, text: str) -> ServerConfig | ClientConfig:
+        if len(self._encoded(text)) > MAX_FILE_BYTES:
+            raise ConfigError(f"{self._name}: is larger than {MAX_FILE_BYTES // MIB} MiB")
         files = Files({self._name: text})
         if self.role == "server":
             return load_server(self._words, self._environ, files)
         return load_client(self._words, self._environ, files, _ANY_SECRET)
+
+    def _encoded(self, text: str) -> bytes:
+        try:
+            return text.encode()
+        except UnicodeEncodeError as error:
+            line = text.count("\n", 0, error.start) + 1
+            raise ConfigError(f"{self._name}:{line}: holds a character that is no text, remove it") from None
 
     def _problem(self, line: str) -> Problem:
         at, message = None, line
@@ -260,6 +277,14 @@ class Store:
             key in OPTIONS[self.role] or key in _PARTS or key in (SERVICE if self.role == "client" else USER)
         )
         return Problem(int(at) if at else None, _PARTS.get(key, key) if known else None, message)
+
+    def _source(self, label: str) -> str:
+        """Where an option stands, in words."""
+        if label.startswith("--"):
+            return f"the command line ({label})"
+        if label.startswith("GT_"):
+            return f"the environment ({label})"
+        return f"the options of {label.rpartition(':')[0]}"
 
     def _users_elsewhere(self, text: str) -> dict[str, str]:
         """The users that do not stand in the file's `users`, or there in vain, and where they do."""
@@ -279,7 +304,7 @@ class Store:
                     for id in read_users_file(path, problems.Problems()):
                         found[id] = f"the users file {path}"
             if "id" in options:
-                found |= dict.fromkeys(options["id"].value, options["id"].label)
+                found |= dict.fromkeys(options["id"].value, self._source(options["id"].label))
         return found
 
 
@@ -320,15 +345,26 @@ def _text(path: Path, data: bytes) -> Text:
     return Text(decode(path, data), _etag(data))
 
 
-def _encoded(text: str) -> bytes:
-    return text.encode()
-
-
-def _in_style_of(data: bytes | None, text: str) -> str:
-    """The text with the line ends of what was there: a browser's form gives back others."""
+def _with_line_ends_of(before: str, text: str) -> str:
+    """A text with the line ends of the one before: a form gives back CRLF, whatever it was given."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    lines = data.count(b"\n") if data else 0
-    return text.replace("\n", "\r\n") if lines and data and data.count(b"\r\n") == lines else text
+    lines = before.count("\n")
+    return text.replace("\n", "\r\n") if 0 < lines == before.count("\r\n") else text
+
+
+def _why_unwritable(error: OSError, path: Path) -> str:
+    """What is wrong, in words that say what to do. `path` is what was to be written."""
+    directory = path.parent
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "cannot be saved, the disk is full: make room and save again. Nothing was changed"
+    if error.errno == errno.EROFS:
+        return f"cannot be saved, {directory} is read-only: mount it writable"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        user = os.geteuid()
+        return f"cannot be saved, {directory} may not be written by user {user}: chown {user} {directory}"
+    if error.errno == errno.EBUSY:
+        return f"cannot be replaced, it is mounted by itself: mount the directory {directory} instead"
+    return f"cannot be saved: {error.strerror}"
 
 
 def _check_etag(etag: str | None, current: Text) -> None:

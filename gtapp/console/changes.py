@@ -146,9 +146,9 @@ def save_text(text: str, etag: str | None) -> Outcome:
     return Outcome(Saved(before, after), lines, problem)
 
 
-def restore_version(version: str) -> Outcome:
+def restore_version(version: str, etag: str | None = None) -> Outcome:
     """Put a version of the history in the place of the file."""
-    saved = store_of().restore(version, _who())
+    saved = store_of().restore(version, _who(), etag)
     audit("version restored", version)
     lines, problem = reload()
     return Outcome(saved, lines, problem)
