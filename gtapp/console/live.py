@@ -22,7 +22,7 @@ from werkzeug.exceptions import BadRequest
 from gtapp.console.auth import needs
 from gtapp.console.context import EXTENSION, console
 from gtapp.console.sampler import Sampler
-from gtapp.console.series import FIELDS, REST
+from gtapp.console.series import FIELDS
 
 log = logging.getLogger("gt.console")
 
@@ -30,7 +30,6 @@ MOST_READERS = 500  # sockets; who comes beyond them asks once in a while instea
 SLOW_S = 10.0  # that one message may take
 LIFE_S = 300.0  # then the reader comes again, and has to be logged in still
 CLOSE_S = 1.0  # for the last words
-MOST_SHOWN = 10  # users, and hosts, in a message
 _TRY_AGAIN, _AWAY = 1013, 1001  # RFC 6455 section 7.4.1
 _EXTENSION = "gt-live"
 
@@ -90,8 +89,8 @@ def message(sampler: Sampler) -> dict[str, Any]:
         },
         "warnings": sampler.warnings(),
         "parts": {
-            kind: [[name, *part] for name, part in named.items() if name != REST][:MOST_SHOWN]
-            for kind, named in (sampler.now.parts if sample else {}).items()
+            kind: [[name, *(round(value, 1) for value in part)] for name, part in named]
+            for kind, named in (sampler.now.busiest if sample else {}).items()
         },
         "problems": sampler.problems(),
     }

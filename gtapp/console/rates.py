@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Any
 
 from gtapp.console.series import PART_FIELDS, Part, busiest
 
 MOST_PARTS = 50  # users, and hosts, with numbers of their own; what all others have is one more
+MOST_BUSIEST = 10
 _FADE = 0.99  # what counts for who is busiest, from one second to the next: five minutes and it is forgotten
 _FORGET = 1.0  # bytes a second below which nobody counts as busy
+_SMOOTH = 0.75  # what a number that people read keeps of itself from one second to the next
 
 # Why visitors were not served, in the order in which pages show them.
 REFUSED = (
@@ -36,6 +39,7 @@ PROBLEMS = (*REFUSED, *FAILED)
 _GAUGES = {"streams": "streams", "tunnels": "tunnels", "clients": "clients", "visitors_waiting": "waiting"}
 _COUNTERS = {"streams_opened": "opened", "bytes_in": "bytes_in", "bytes_out": "bytes_out"}
 _PART_COUNTERS = PART_FIELDS[1:]
+_NOTHING = (0.0,) * len(PART_FIELDS)
 
 
 @dataclass
@@ -45,7 +49,9 @@ class Now:
     total: dict[str, float] = field(default_factory=dict)
     parts: dict[str, dict[str, Part]] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
-    owners: dict[str, str] = field(default_factory=dict)  # the user of each host
+    busiest: dict[str, list[tuple[str, Part]]] = field(
+        default_factory=dict
+    )  # of each kind, smoothed, to be shown
     processes: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -55,7 +61,8 @@ class Rates:
     def __init__(self, most: int = MOST_PARTS) -> None:
         self._most = most
         self._before: dict[str, Any] | None = None
-        self._busy: dict[str, dict[str, float]] = {}
+        self._busy: dict[str, dict[str, float]] = {}  # how busy, by kind and name
+        self._smooth: dict[str, dict[str, Part]] = {}
 
     def forget(self) -> None:
         """The next answer has none before it: the relay was away, and counts anew perhaps."""
@@ -82,28 +89,47 @@ class Rates:
         for kind in ("users", "hosts", "services"):
             if kind in unit:
                 now.parts[kind] = self._parts(kind, before.get(kind, {}), unit[kind], seconds)
-        now.owners = {name: str(each.get("user", "")) for name, each in unit.get("hosts", {}).items()}
+                now.busiest[kind] = self._busiest(kind, now.parts[kind], unit[kind])
         return now
 
     def _parts(
         self, kind: str, before: Mapping[str, Any], after: Mapping[str, Any], seconds: float
     ) -> dict[str, Part]:
         parts: dict[str, Part] = {}
-        busy = {name: weight * _FADE for name, weight in self._busy.get(kind, {}).items()}
+        busy = {name: weight * _FADE for name, weight in self._busy.get(kind, {}).items() if weight > _FORGET}
         for name, numbers in after.items():
             old = before.get(name, numbers)
-            grown = [_grown(old, numbers, key) / seconds for key in _PART_COUNTERS]
             streams = float(numbers.get("streams", 0))
+            if old == numbers and not streams:  # nearly all, where there are thousands
+                continue
+            grown = [_grown(old, numbers, key) / seconds for key in _PART_COUNTERS]
             parts[name] = (streams, *grown)
-            weight = busy.get(name, 0.0) + grown[1] + grown[2] + streams
-            if weight >= _FORGET and name in parts:
-                busy[name] = weight
-        self._busy[kind] = {
-            name: weight for name, weight in busy.items() if weight >= _FORGET and name in parts
-        }
-        active = {name: part for name, part in parts.items() if any(part)}
-        order = sorted(active, key=lambda name: (-self._busy[kind].get(name, 0.0), name))
-        return busiest(active, order, self._most)
+            busy[name] = busy.get(name, 0.0) + grown[1] + grown[2] + streams
+        self._busy[kind] = busy
+        order = sorted(parts, key=lambda name: (-busy.get(name, 0.0), name))
+        return busiest(parts, order, self._most)
+
+    def _busiest(
+        self, kind: str, parts: Mapping[str, Part], known: Mapping[str, Any]
+    ) -> list[tuple[str, Part]]:
+        """Those who were busy in the last minutes, though perhaps not this second: a table that stands still."""
+        busy = self._busy[kind]
+        names = nsmallest(
+            MOST_BUSIEST, (name for name in busy if name in known), key=lambda name: (-busy[name], name)
+        )
+        before = self._smooth.get(kind, {})
+        after: dict[str, Part] = {}
+        for name in names:
+            part = parts.get(name, _NOTHING)
+            old = before.get(name, part)
+            after[name] = (part[0], *(_smooth(*pair) for pair in zip(old[1:], part[1:], strict=True)))
+        self._smooth[kind] = after
+        return list(after.items())
+
+
+def _smooth(before: float, now: float) -> float:
+    value = _SMOOTH * before + (1 - _SMOOTH) * now
+    return value if value >= 0.05 else 0.0
 
 
 def _grown(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> float:
