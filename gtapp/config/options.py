@@ -114,6 +114,10 @@ class ConsoleOptions:
     web_key_file: str = option(
         "webKeyFile", FILE, "", Section.CONSOLE, "live",
         en="key of that certificate", zh="管理后台的私钥文件")
+    web_hosts: tuple[str, ...] = option_list(
+        "webHosts", TEXT, (), Section.CONSOLE, "live",
+        en="names by which the console is reached, such as that of a reverse proxy",
+        zh="访问管理后台所用的域名，如反向代理的域名")
     admin: str = option(
         "admin", TEXT, "", Section.CONSOLE, "live",
         en="name of the console's administrator", zh="管理员用户名")

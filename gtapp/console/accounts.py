@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flask import g, request
-from flask_babel import gettext as _
 from werkzeug.wrappers import Response
 
 from gtapp.config.options import OPTIONS
@@ -26,6 +25,7 @@ from gtapp.console.sessions import Session, Sessions
 from gtapp.console.throttle import Throttle
 from gtapp.console.tokens import Tokens
 from gtapp.console.totp import Factor
+from gtapp.console.words import _
 from gtapp.errors import ConfigError, GTError
 
 log = logging.getLogger("gt.console")

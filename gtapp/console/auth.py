@@ -23,6 +23,7 @@ from gtapp.console.errors import wants_json
 from gtapp.console.security import visitor_address
 from gtapp.console.sessions import Session
 from gtapp.console.tokens import SCOPES, Token
+from gtapp.console.words import _
 
 __all__ = ["SCOPES", "Somebody", "audit", "needs", "public"]
 
@@ -146,7 +147,7 @@ def _check() -> Response | None:
     if scope is None:
         scope = "read" if request.method in SAFE else ACCOUNT
     if scope not in current_user.scopes:
-        raise Forbidden(f'this token may not do that: it has no scope "{scope}"')
+        raise Forbidden(_("This token may not do that: it lacks the scope %(scope)s.", scope=scope))
     return None
 
 
@@ -155,7 +156,7 @@ def _without_login() -> Response:
     if problem is not None:
         raise problem
     if bearer() is not None or wants_json() or request.method not in SAFE or "HX-Request" in request.headers:
-        raise Unauthorized("log in, or send an API token that is valid")
+        raise Unauthorized(_("Log in again, or send an API token that is valid."))
     return redirect(url_for("auth.login", next=_next_here()))
 
 

@@ -7,13 +7,13 @@ import secrets
 from typing import Any
 
 from flask import Flask, jsonify, render_template, request
-from flask_babel import gettext as _
 from flask_babel import lazy_gettext
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.wrappers import Response
 
+from gtapp.console.words import _
 from gtapp.errors import GTError
 
 log = logging.getLogger("gt.console")

@@ -8,10 +8,10 @@ import math
 import secrets
 
 from flask import Blueprint, flash, redirect, render_template, request, session, url_for
-from flask_babel import gettext as _
 from flask_babel import ngettext
 from flask_login import current_user
 from itsdangerous import BadSignature, URLSafeTimedSerializer
+from werkzeug.exceptions import TooManyRequests
 from werkzeug.wrappers import Response
 
 from gtapp.console import accounts, passwords
@@ -23,6 +23,7 @@ from gtapp.console.security import network_of, visitor_address
 from gtapp.console.sessions import WAITS_FOR_CODE, Session
 from gtapp.console.throttle import Throttle, key
 from gtapp.console.totp import Factor
+from gtapp.console.words import _
 from gtapp.observe.logs import Limited
 
 log = logging.getLogger("gt.console")
@@ -111,6 +112,27 @@ def remember_device(response: Response) -> None:
     accounts.set_cookie(response, "device", _devices().dumps(device), DEVICE_S)
 
 
+def check_password(password: str) -> str:
+    """ "" when it is the administrator's, otherwise what to say: for what needs it once more.
+
+    Raises TooManyRequests.
+    """
+    who = accounts.administrator()
+    attempt = _keys(who.name)
+    wait = _throttle().take(attempt)
+    if wait:
+        raise TooManyRequests(_later(wait), retry_after=math.ceil(wait))
+    try:
+        right = passwords.matches(who.password, password)
+    except passwords.Busy:
+        _throttle().forget(attempt)
+        raise TooManyRequests(_later(BUSY_S), retry_after=BUSY_S) from None
+    if not right:
+        return _("This is not your password.")
+    _throttle().forget(attempt)
+    return ""
+
+
 def _let_in(attempt: list[str]) -> Response:
     who = accounts.administrator()
     session.clear()  # what was before the login is worth nothing after it
@@ -135,9 +157,12 @@ def _page(error: str = "", name: str = "") -> str:
 
 
 def _wait(seconds: float) -> Response:
+    return error_answer(429, _later(seconds), {"Retry-After": str(max(1, math.ceil(seconds)))})
+
+
+def _later(seconds: float) -> str:
     whole = max(1, math.ceil(seconds))
-    text = ngettext("Try again in %(num)s second.", "Try again in %(num)s seconds.", whole)
-    return error_answer(429, text, {"Retry-After": str(whole)})
+    return str(ngettext("Try again in %(num)s second.", "Try again in %(num)s seconds.", whole))
 
 
 def _waiting() -> Session | None:

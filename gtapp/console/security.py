@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import BadRequest, Forbidden
 
+from gtapp.config.options import OPTIONS
 from gtapp.console.context import console
+from gtapp.console.words import _
 from gtapp.errors import ConfigError
 from gtapp.observe.logs import Limited
 
@@ -23,6 +25,7 @@ _limited = Limited("gt.console")
 MAX_BODY = 1024 * 1024
 MAX_LARGE_BODY = 10 * 1024 * 1024  # as large as a configuration file may be, and what surrounds it
 LARGE = ("yaml",)  # the blueprints whose forms carry a whole file
+_HOSTS = OPTIONS["server"]["webHosts"]
 SAFE = ("GET", "HEAD", "OPTIONS")
 STATIC_S = 365 * 86400
 STATIC_VERSION = "v"  # parameter of the URLs of static files
@@ -111,10 +114,12 @@ def _is_trusted(peer: str) -> bool:
 
 
 def _option(name: str) -> tuple[Any, ...]:
+    """A list of the configuration; of webHosts, at the first run, what the environment says."""
     try:
         value: tuple[Any, ...] = getattr(console().usable_config().options, name, ())
     except ConfigError:
-        return ()
+        said = console().environ.get(_HOSTS.env, "") if name == _HOSTS.name else ""
+        return tuple(each.strip() for each in said.split(",") if each.strip())
     return value
 
 
@@ -136,7 +141,11 @@ def _check_origin() -> None:
     host = _name(request.host)
     if host is None or not _is_ours(host):
         _limited.info("a request for the host %s is refused", request.host[:100])
-        raise BadRequest(f"{request.host[:100]} is no name of this console: add it to webHosts to use it")
+        text = _(
+            "%(host)s is no name of this console. To use it, add it to the option webHosts.",
+            host=request.host,
+        )
+        raise BadRequest(text)
     upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
     if request.method in SAFE and not upgrade:
         return
@@ -144,16 +153,20 @@ def _check_origin() -> None:
     if origin is not None:
         if not _same_origin(origin):
             _limited.info("a request from pages of %s is refused", origin[:100])
-            raise Forbidden("this request comes from a page of another site")
+            raise Forbidden(_foreign())
     elif request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-        raise Forbidden("this request comes from a page of another site")
+        raise Forbidden(_foreign())
+
+
+def _foreign() -> str:
+    return _("This request comes from a page of another site. Open the console itself, and repeat it there.")
 
 
 def _is_ours(host: str) -> bool:
     if _address(host) is not None or host == "localhost" or host.endswith(".localhost"):
         return True
     listen = console().listen.rpartition(":")[0].lower()
-    names = {each.lower() for each in _option("web_hosts")}
+    names = {each.lower() for each in _option(_HOSTS.name)}
     if names or console().on_loopback:
         return host in names or host == listen
     return True
@@ -166,7 +179,7 @@ def _same_origin(origin: str) -> bool:
         return False
     if parts.netloc.lower() == request.host.lower():
         return True
-    return _name(parts.netloc) in {each.lower() for each in _option("web_hosts")}
+    return _name(parts.netloc) in {each.lower() for each in _option(_HOSTS.name)}
 
 
 def _name(host: str) -> str | None:

@@ -20,9 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flask_babel import gettext as _
-
 from gtapp.console.context import Console
+from gtapp.console.words import _
 from gtapp.errors import GTError
 
 log = logging.getLogger("gt.console")
