@@ -135,6 +135,11 @@ def read(
     return posted
 
 
+def again(table: Mapping[str, Option], changes: Mapping[str, Any]) -> Posted:
+    """Changes that a form has made before, as if it were posted now."""
+    return Posted(dict(changes), texts={key: text_of(table[key], value) for key, value in changes.items()})
+
+
 def problem_of(entry: Option, text: str) -> str:
     """What is wrong with a text typed for an option; "" when nothing is."""
     parts = _parts(entry, text)

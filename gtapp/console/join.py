@@ -57,8 +57,8 @@ class Link:
 def invitation(
     config: ServerConfig, user: User, reached_at: str = "", status: Mapping[str, Any] | None = None
 ) -> Invitation | None:
-    """For a user whose secret is known, of a server that listens somewhere (None otherwise). `reached_at` is the Host that the console was reached by,
-    `status` what the running GT says: where it really listens."""
+    """For a user whose secret is known, of a server that listens somewhere (None otherwise). `reached_at` is the Host
+    that the console was reached by, `status` what the running GT says: where it really listens."""
     if user.secret is None:
         return None
     options = config.options

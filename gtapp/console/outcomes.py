@@ -14,6 +14,7 @@ from gtapp.errors import ConfigError
 
 _WHERE = re.compile(r"^(?:.*?:\d+: )?")
 _LABEL = re.compile(r"(?:^|\s)([A-Za-z]+): ")
+_WORD = re.compile(r"[A-Za-z]+")
 _IN_GROUPS = {"tcp": "tcpRange", "range": "tcpRange", "regex": "hostRegex", "number": "hostNumber"}
 
 
@@ -38,6 +39,7 @@ def split_problems(error: ConfigError, keys: Collection[str]) -> dict[str, str]:
     for line in str(error).splitlines():
         text = _WHERE.sub("", line)
         named = [_IN_GROUPS.get(word, word) for word in _LABEL.findall(text)]
+        named += (word for word in _WORD.findall(text) if len(word) > 2)  # "set another hostPrefix"
         key = next((word for word in named if word in keys), "")
         found.setdefault(key, []).append(text)
     return {key: "\n".join(lines) for key, lines in found.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,7 @@ class Live:
 
     status: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    speeds: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # by user: streams, opened, bytes in and out a second
+    speeds: Mapping[str, Sequence[float]] | None = None  # by user: streams, opened, bytes in and out a second
     problem: str = ""
 
     def numbers(self, user: str) -> Mapping[str, Any]:

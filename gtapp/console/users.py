@@ -138,7 +138,10 @@ def edit(user: str) -> str:
 def save(user: str) -> Any:
     """Save its limits."""
     draft = drafts.opened(request.form.get(drafts.FIELD, ""))
-    posted = forms.read(USER, request.form, draft.own, keys=(*LIMITS, *VISITORS), inherits=True)
+    if draft.changes:  # they come from the page of a conflict
+        posted = forms.again(USER, draft.changes)
+    else:
+        posted = forms.read(USER, request.form, draft.own, keys=(*LIMITS, *VISITORS), inherits=True)
     if posted.errors:
         return make_response(_edit_form(user, posted, draft), 422)
     if not posted.changes:
@@ -150,7 +153,7 @@ def save(user: str) -> Any:
         return _conflict(conflict, user, draft, posted)
     except ConfigError as error:
         posted.errors |= split_problems(error, (*LIMITS, *VISITORS))
-        return make_response(_edit_form(user, posted, draft), 422)
+        return make_response(_edit_form(user, posted, Draft(draft.etag, own=draft.own)), 422)
     tell(outcome, _("User %(user)s is saved.", user=user))
     return redirect(url_for("users.edit", user=user), 303)
 
@@ -260,17 +263,10 @@ def _conflict(conflict: Conflict, user: str, draft: Draft, posted: Posted) -> An
     if theirs is None:
         flash(_("Someone has deleted user %(user)s meanwhile: nothing was saved.", user=user), "bad")
         return redirect(url_for("users.index"), 303)
-    again = Draft(conflict.current.etag, own=_of_form(theirs))
-    typed = [
-        (name, value)
-        for name, value in request.form.items(multi=True)
-        if name not in ("csrf_token", drafts.FIELD)
-    ]
+    again = Draft(conflict.current.etag, changes=posted.changes, own=_of_form(theirs))
     here = url_for("users.edit", user=user)
     table = conflicts.rows_of_values(posted.changes, draft.own, again.own)
-    return conflicts.page(
-        conflict, table, conflicts.choices(here, [*typed, (drafts.FIELD, again.sealed())], here)
-    )
+    return conflicts.page(conflict, table, conflicts.choices(here, [(drafts.FIELD, again.sealed())], here))
 
 
 def _questions(row: Row) -> dict[str, str]:
