@@ -1,7 +1,7 @@
-"""Three texts of one file put beside each other, line by line: what was, what one made of it, what another did.
+"""Two texts of one file compared, and three put beside each other: what was, what one made of it, what another did.
 
-Pure functions, used by `conflicts`. The method is that of diff3: where neither has changed a line all three meet,
-and what stands between two such places was changed by one, by the other, or by both.
+Pure functions, used by `review`, `history` and `conflicts`. The method for three is that of diff3: where neither has
+changed a line all three meet, and what stands between two such places was changed by one, by the other, or by both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,34 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
+CONTEXT = 3  # lines that stay, shown around those that change
 Change = Literal["", "mine", "theirs", "alike", "both"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that stays (" "), goes ("-") or comes ("+"), or "…" for `count` lines that stay and are left out."""
+
+    kind: Literal[" ", "-", "+", "…"]
+    text: str
+    count: int = 0
+
+
+def compare(before: str, after: str, context: int = CONTEXT) -> list[Line]:
+    """What becomes of the lines of a text, with so many around that stay."""
+    old, new = _lines(before), _lines(after)
+    found: list[Line] = []
+    a = b = 0
+    for at, new_at, size in [*_matches(old, new), (len(old), len(new), 0)]:
+        found += [Line("-", text) for text in old[a:at]] + [Line("+", text) for text in new[b:new_at]]
+        stays = [Line(" ", text) for text in old[at : at + size]]
+        head = context if found else 0
+        tail = context if at + size < len(old) or new_at + size < len(new) else 0
+        if size > head + tail + 1:
+            stays[head : size - tail] = [Line("…", "", size - head - tail)]
+        found += stays
+        a, b = at + size, new_at + size
+    return found if any(line.kind in "-+" for line in found) else []
 
 
 @dataclass(frozen=True)
@@ -28,7 +55,7 @@ class Block:
 
 def merge(was: str, mine: str, theirs: str) -> list[Block]:
     """The blocks of three texts, in order; none is empty."""
-    texts = [text.splitlines() for text in (was, mine, theirs)]
+    texts = [_lines(text) for text in (was, mine, theirs)]
     blocks = []
     at = (0, 0, 0)
     for start, end in _common(*texts):
@@ -56,6 +83,11 @@ def together(blocks: Sequence[Block], newline: str = "\n") -> str:
         else:
             lines += block.theirs if block.change == "theirs" else block.mine
     return "".join(f"{line}{newline}" for line in lines)
+
+
+def _lines(text: str) -> list[str]:
+    """As an editor shows them; `splitlines` would cut at more than ends of lines."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
 
 
 def _who(was: tuple[str, ...], mine: tuple[str, ...], theirs: tuple[str, ...]) -> Change:
