@@ -29,7 +29,7 @@ _COMMON = (
     "history",
     "system",
 )
-_MORE = ("audit_log", "api", "metrics")
+_MORE = ("audit_log", "api", "prometheus")
 _ROLE = {"server": ["clients", "users"], "client": ["tunnels", "services"]}
 
 
