@@ -12,7 +12,6 @@ const files = {
   "htmx.min.js": "htmx.org/dist/htmx.min.js",
   "htmx.LICENSE": "htmx.org/LICENSE",
   "uPlot.iife.min.js": "uplot/dist/uPlot.iife.min.js",
-  "uPlot.min.css": "uplot/dist/uPlot.min.css",
   "uPlot.LICENSE": "uplot/LICENSE",
 };
 

@@ -1,4 +1,4 @@
-"""The first page: how the relay is, now and over time. A script keeps it up to date; without one it shows the moment."""
+"""The first page: how the relay is, now and over time. A script keeps it up to date; without one it is that moment."""
 
 from __future__ import annotations
 

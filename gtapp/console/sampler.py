@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -61,15 +61,15 @@ class Sampler:
         self._mean = Mean()
         self._minute = 0
         self._to_write: list[Sample] = []
-        self._hour: deque[dict[str, int]] = deque(
-            maxlen=HOUR_MINUTES
-        )  # problems known at the end of each minute
+        # problems that there had been at the end of each minute
+        self._hour: deque[tuple[int, Mapping[str, int]]] = deque(maxlen=HOUR_MINUTES)
         self._listeners: list[Listener] = []
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     # for the process
 
     def start(self) -> None:
+        machine.look(self._state)  # the CPU's use is that since the look before
         self.load()
         self._greenlet = gevent.spawn(self._run)
 
@@ -90,8 +90,8 @@ class Sampler:
                 continue  # its log says why; the charts begin anew
             for when, text in rows:
                 sample = series.decode(when, text)
-                if sample is not None and when <= now:
-                    each.add(sample)
+                if sample is not None and when <= now and each.add(sample) and sample.problems:
+                    self._hour.append((when, sample.problems))
 
     # for pages
 
@@ -106,10 +106,9 @@ class Sampler:
 
     def problems(self) -> dict[str, tuple[int, int]]:
         """How often visitors were refused, handshakes failed and so on: in the last hour, and ever."""
-        past = self._hour[0] if self._hour else {}
-        return {
-            name: (max(0, count - past.get(name, count)), count) for name, count in self.now.problems.items()
-        }
+        known = self.now.problems
+        past = next((then for when, then in self._hour if when >= self.time - 3600), known)
+        return {name: (_since(past.get(name, 0), count), count) for name, count in known.items()}
 
     @property
     def time(self) -> int:
@@ -197,8 +196,8 @@ class Sampler:
             self._write()
 
     def _end_minute(self) -> None:
-        sample = self._mean.take(self._minute * 60 + 60, MOST_PARTS)
-        self._hour.append(dict(self.now.problems))
+        sample = self._mean.take(self._minute * 60 + 60, MOST_PARTS, self.now.problems)
+        self._hour.append((self.time, self.now.problems))
         if sample is None or not self.minutes.add(sample):
             return
         now = int(self._clock())
@@ -229,3 +228,8 @@ class Sampler:
                 self._db.execute("DELETE FROM samples WHERE step = ? AND time > ?", (each.step, when))
         except StorageError:
             pass
+
+
+def _since(before: int, now: int) -> int:
+    """By how much a number has grown; the relay, begun anew, counts from nothing."""
+    return now - before if now >= before else now

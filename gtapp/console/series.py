@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 GAUGES = ("streams", "tunnels", "clients", "waiting", "cpu", "memory", "gt_memory", "fds")
@@ -31,10 +31,12 @@ class Sample:
     time: int
     total: tuple[float, ...]  # in the order of FIELDS
     parts: str  # JSON of Parts, without those at rest
+    problems: Mapping[str, int] = field(default_factory=dict)  # of a minute: how many there had been, ever
 
     def encode(self) -> str:
         """As the database keeps it."""
-        return f'{{"total":{_json(self.total)},"parts":{self.parts}}}'
+        more = f',"problems":{_json(dict(self.problems))}' if self.problems else ""
+        return f'{{"total":{_json(self.total)},"parts":{self.parts}{more}}}'
 
     def part(self, kind: str, name: str) -> Part:
         found: Part = self.all_parts().get(kind, {}).get(name, _NOTHING)
@@ -51,13 +53,15 @@ class Sample:
 _NOTHING = (0.0,) * len(PART_FIELDS)
 
 
-def make(time: int, total: Mapping[str, float], parts: Parts) -> Sample:
-    """A sample of what is not known as 0, and of parts that rest not at all."""
+def make(
+    time: int, total: Mapping[str, float], parts: Parts, problems: Mapping[str, int] | None = None
+) -> Sample:
+    """A sample, of what is not known with 0, and without parts that rest."""
     busy = {
         kind: {name: [_short(value) for value in part] for name, part in named.items() if any(part)}
         for kind, named in parts.items()
     }
-    return Sample(time, tuple(_short(total.get(name, 0.0)) for name in FIELDS), _json(busy))
+    return Sample(time, tuple(_short(total.get(name, 0.0)) for name in FIELDS), _json(busy), problems or {})
 
 
 def decode(time: int, text: str) -> Sample | None:
@@ -66,12 +70,13 @@ def decode(time: int, text: str) -> Sample | None:
         found = json.loads(text)
         total = tuple(float(value) for value in found["total"])
         parts = found["parts"]
+        problems = {str(name): int(count) for name, count in found.get("problems", {}).items()}
         whole = all(
             len(part) == len(PART_FIELDS) for named in parts.values() for part in named.values()
         ) and len(total) == len(FIELDS)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Sample(time, total, _json(parts)) if whole else None
+    return Sample(time, total, _json(parts), problems) if whole else None
 
 
 class Mean:
@@ -93,7 +98,7 @@ class Mean:
                 for index, value in enumerate(part):
                     sums[index] += value
 
-    def take(self, time: int, most: int) -> Sample | None:
+    def take(self, time: int, most: int, problems: Mapping[str, int] | None = None) -> Sample | None:
         """The mean of what was added since the last time, with `most` parts of a kind; None when that was nothing."""
         count, self._count = self._count, 0
         if not count:
@@ -106,7 +111,7 @@ class Mean:
             for kind, named in self._parts.items()
         }
         self._total, self._parts = [0.0] * len(FIELDS), {}
-        return make(time, total, parts)
+        return make(time, total, parts, problems)
 
 
 def busiest(parts: Mapping[str, Part], order: Iterable[str], most: int) -> dict[str, Part]:

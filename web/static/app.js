@@ -167,10 +167,23 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.successful) document.querySelectorAll("#notices [data-told]").forEach((each) => each.remove());
 });
 
-// data-refresh="2": the element gets the event "refresh" (hx-trigger="refresh") every 2 s, while somebody can see it
+// data-refresh="2": the element gets the event "refresh" (hx-trigger="refresh") every 2 s, while somebody can see it.
+// data-pause: the button that stops this, and live numbers. data-submit: a select that sends its form.
+
+const page = { paused: false };
+
+document.querySelectorAll("[data-pause]").forEach((button) =>
+  button.addEventListener("click", () => {
+    page.paused = !page.paused;
+    button.setAttribute("aria-pressed", String(page.paused));
+  }),
+);
 
 document.querySelectorAll("[data-refresh]").forEach((each) => {
   setInterval(() => {
-    if (document.visibilityState === "visible" && !confirmation.open) each.dispatchEvent(new Event("refresh"));
+    if (document.visibilityState === "visible" && !page.paused && !confirmation.open)
+      each.dispatchEvent(new Event("refresh"));
   }, 1000 * Number(each.dataset.refresh));
 });
+
+document.querySelectorAll("[data-submit]").forEach((each) => each.addEventListener("change", () => each.form.requestSubmit()));

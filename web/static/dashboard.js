@@ -1,8 +1,8 @@
 // The dashboard follows the live numbers.
 
 (() => {
-  const page = document.getElementById("dashboard");
-  const board = window.uPlot ? new charts.Board(page.dataset.series) : null;
+  const root = document.getElementById("dashboard");
+  const board = window.uPlot ? new charts.Board(root.dataset.series) : null;
   board?.load();
 
   const POINT_S = 15; // of the small charts: 60 of them are 15 minutes
@@ -16,12 +16,12 @@
   }
 
   function values(content) {
-    page.querySelectorAll("[data-value]").forEach((each) => {
+    root.querySelectorAll("[data-value]").forEach((each) => {
       const value = at(content, each.dataset.value);
       const known = value !== null && value !== undefined;
       put(each, known ? live.as[each.dataset.as](value) + each.dataset.unit : "–");
     });
-    page.querySelectorAll("[data-meter]").forEach((each) => {
+    root.querySelectorAll("[data-meter]").forEach((each) => {
       const part = Math.max(0, Math.min(1, at(content, each.dataset.meter) ?? 0));
       put(each.querySelector("[data-percent]"), live.as.percent(part));
       const bar = each.querySelector(".share");
@@ -31,23 +31,23 @@
   }
 
   function warnings(content) {
-    page.querySelectorAll("[data-warning]").forEach((each) => {
+    root.querySelectorAll("[data-warning]").forEach((each) => {
       each.hidden = !content.warnings.includes(each.dataset.warning);
     });
-    put(page.querySelector("[data-problem-text]"), content.problem);
+    put(root.querySelector("[data-problem-text]"), content.problem);
   }
 
   function problems(content) {
     let some = false;
-    page.querySelectorAll("tr[data-problem]").forEach((row) => {
+    root.querySelectorAll("tr[data-problem]").forEach((row) => {
       const [hour, ever] = content.problems[row.dataset.problem] ?? [0, 0];
       row.hidden = ever === 0;
       some ||= ever > 0;
       put(row.cells[1], live.as.number(hour));
       put(row.cells[2], live.as.number(ever));
     });
-    page.querySelector("[data-problems]").hidden = !some;
-    page.querySelector("[data-problems-none]").hidden = some;
+    root.querySelector("[data-problems]").hidden = !some;
+    root.querySelector("[data-problems-none]").hidden = some;
   }
 
   const lines = new Map(); // by kind and name: {points, sum, count}
@@ -80,7 +80,7 @@
       }
     }
     point = now;
-    page.querySelectorAll("[data-some]").forEach((some) => table(some, content.parts[some.dataset.some] ?? []));
+    root.querySelectorAll("[data-some]").forEach((some) => table(some, content.parts[some.dataset.some] ?? []));
   }
 
   function table(some, parts) {
@@ -102,15 +102,22 @@
     });
     for (const row of known.values()) row.remove();
     some.hidden = parts.length === 0;
-    page.querySelector(`[data-none="${kind}"]`).hidden = parts.length > 0;
+    root.querySelector(`[data-none="${kind}"]`).hidden = parts.length > 0;
+  }
+
+  // A user's id in a path, as the server's IdConverter writes it
+  function inPath(id) {
+    if (/^[A-Za-z0-9_][A-Za-z0-9._@+-]*$/.test(id) && id !== "new") return encodeURIComponent(id);
+    const bytes = String.fromCharCode(...new TextEncoder().encode(id));
+    return `~${btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`;
   }
 
   function made(kind, name) {
-    const row = page.querySelector(`template[data-row="${kind}"]`).content.firstElementChild.cloneNode(true);
+    const row = root.querySelector(`template[data-row="${kind}"]`).content.firstElementChild.cloneNode(true);
     row.dataset.name = name;
     const title = row.cells[0].firstElementChild;
     title.textContent = name;
-    if (title.href) title.setAttribute("href", title.getAttribute("href").replace(/-$/, encodeURIComponent(name)));
+    if (title.href) title.setAttribute("href", title.getAttribute("href").replace(/-$/, inPath(name)));
     return row;
   }
 
@@ -125,8 +132,9 @@
   }
 
   live.listen(
-    page.dataset,
+    root.dataset,
     (content) => {
+      if (page.paused) return;
       values(content);
       warnings(content);
       problems(content);
