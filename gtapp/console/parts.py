@@ -4,6 +4,7 @@ stand on which page, and whether the file is what the running GT has.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +85,10 @@ def _edited() -> bool:
         return False
     try:
         units = about.running.status().get("units", [])
-        now = about.store.read().etag
+        now = hashlib.sha256(about.store.read().text.encode()).hexdigest()
     except GTError:
         return False
-    return any(unit.get("etag") and unit["etag"] != now for unit in units if _is_ours(unit))
+    return any(unit.get("digest", now) != now for unit in units if _is_ours(unit))
 
 
 def _is_ours(unit: dict[str, Any]) -> bool:

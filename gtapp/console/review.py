@@ -170,6 +170,8 @@ def warnings(before: Config, after: Config) -> list[str]:
         found.append(
             _("This console changes to %(scheme)s: put that before its address afterwards.", scheme=scheme)
         )
+    if (old.admin, old.password, old.signing_key) != (new.admin, new.password, new.signing_key):
+        found.append(_("Whoever is logged in is logged out, you as well: log in again afterwards."))
     for key, name in _ENTRANCES:
         address = getattr(old, name, None)
         if address and not getattr(new, name, None):
