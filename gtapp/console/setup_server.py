@@ -142,7 +142,7 @@ def read_listen(wizard: Wizard, form: Form) -> Entry:
         if address is not None and name not in errors:
             finding = bind_words(check_bind(address), name)
             if finding.kind == "bad":
-                errors[name] = " ".join(part for part in (finding.text, finding.hint) if part)
+                errors[name] = finding.sentence
     if errors:
         raise Refused(errors)
     shown = {name: str(shown_address(each)) if each else "" for name, each in addresses.items()}
@@ -202,6 +202,11 @@ def _is_range(text: str) -> bool:
 
 def has_tls(wizard: Wizard) -> bool:
     return bool(wizard.value("listen", "tls"))
+
+
+def may_have_tls(wizard: Wizard) -> bool:
+    """As long as that is not answered, the step counts."""
+    return "listen" not in wizard.entries or has_tls(wizard)
 
 
 def read_certificate(wizard: Wizard, form: Form) -> Entry:
@@ -288,7 +293,7 @@ STEPS = (
         lazy_gettext("Which certificate do visitors see?"),
         lazy_gettext("Certificate"),
         read_certificate,
-        needed=has_tls,
+        needed=may_have_tls,
         check=check_files,
     ),
     Step(

@@ -27,6 +27,11 @@ class Finding:
     hint: str = ""
     command: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """All but the command, for beside a field."""
+        return " ".join(part for part in (self.about, self.text, self.hint) if part)
+
 
 def record_words(record: Record) -> Finding:
     """What a look-up has found."""

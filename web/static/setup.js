@@ -68,6 +68,15 @@ for (const input of document.querySelectorAll("[data-strength]")) {
   });
 }
 
+// What is wrong is no longer said once it is being put right
+
+document.addEventListener("input", (event) => {
+  const input = event.target.closest('.wizard [aria-invalid="true"]');
+  if (!input) return;
+  input.removeAttribute("aria-invalid");
+  input.closest(".field")?.querySelector(".error")?.remove();
+});
+
 // What takes a moment says so, and is not done twice
 
 for (const button of document.querySelectorAll("[data-busy]"))
