@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 
@@ -35,8 +36,13 @@ def init_app(app: Flask, directory: Path) -> None:
 
 def translations(directory: Path, tag: str) -> NullTranslations:
     """The catalogs in a directory as one; where there are none, texts stay as they are."""
+    return _merged(tuple((path, path.stat().st_mtime_ns) for path in sorted(directory.glob("*.po"))), tag)
+
+
+@functools.lru_cache(maxsize=8)  # every application of a process has the same
+def _merged(files: tuple[tuple[Path, int], ...], tag: str) -> NullTranslations:
     merged = Catalog(locale=Locale.parse(tag))
-    for path in sorted(directory.glob("*.po")):
+    for path, _ in files:
         with path.open("rb") as file:
             for message in read_po(file, locale=tag, abort_invalid=True):
                 if message.id and message.string and not message.fuzzy:

@@ -90,7 +90,7 @@ def _verify(expected: str, given: str) -> bool:
             _hashed[plain] = hasher.hash(plain)
         expected = _hashed[plain]
     try:
-        hasher.verify(expected, given[:MAX_PASSWORD])
+        hasher.verify(expected, given[:MAX_PASSWORD].encode(errors="surrogatepass"))
     except argon2.exceptions.VerifyMismatchError:
         return False
     except (argon2.exceptions.Argon2Error, argon2.exceptions.InvalidHashError) as error:

@@ -60,7 +60,8 @@ class Throttle:
                 row = connection.execute("SELECT * FROM throttle WHERE key = ?", (name,)).fetchone()
                 if row is not None and now - row["last"] < FORGOTTEN_S:
                     failures[name] = row["failures"]
-                    wait = max(wait, row["until"] - now)
+                    if row["last"] <= now:  # the clock has not been set back since
+                        wait = max(wait, row["until"] - now)
             if wait > 0:
                 return wait
             for name, before in failures.items():

@@ -96,7 +96,9 @@ class Factor:
         now = int(self._clock()) // STEP_S
         found = None
         for step in (now + each for each in AROUND):
-            right = hmac.compare_digest(pyotp.TOTP(secret).generate_otp(step).encode(), code.encode())
+            right = hmac.compare_digest(
+                pyotp.TOTP(secret).generate_otp(step).encode(), code.encode(errors="replace")
+            )
             if right and step > last:
                 found = step
         return found

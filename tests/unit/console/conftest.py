@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import argon2
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from gtapp.config.store import Store
-from gtapp.console import create_app
+from gtapp.console import create_app, passwords
 from gtapp.console.context import EXTENSION, Console
 from gtapp.console.database import Database
 from gtapp.console.running import Running
@@ -117,6 +118,13 @@ class Auth:
         about: Console = self._app.extensions[EXTENSION]
         token = Tokens(about.db, about.clock).new("test", scopes or SCOPES, lasts_s)
         return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture(autouse=True)
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed as always, but for what that costs: tests log in a thousand times."""
+    monkeypatch.setattr(passwords, "hasher", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    monkeypatch.setattr(passwords, "_hashed", {})
 
 
 @pytest.fixture
