@@ -60,7 +60,8 @@ def page(conflict: Conflict, rows: Sequence[Row], choices: Sequence[Choice], par
     of `parts` it belongs to, "" for another."""
     by = _saved_by(conflict.current.etag)
     return make_response(
-        render_template("settings/conflict.html", rows=rows, choices=choices, by=by, part=part), 409
+        render_template("settings/conflict.html", rows=rows, choices=choices, by=by, part=part, told=True),
+        409,
     )
 
 

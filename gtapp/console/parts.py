@@ -5,6 +5,7 @@ stand on which page, and whether the file is what the running GT has.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,4 +94,4 @@ def _edited() -> bool:
 
 def _is_ours(unit: dict[str, Any]) -> bool:
     store = console().store
-    return store is not None and str(unit.get("config")) in (str(store.path), str(store.path.resolve()))
+    return store is not None and os.path.realpath(unit.get("config") or "") == os.path.realpath(store.path)

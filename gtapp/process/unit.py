@@ -1,6 +1,7 @@
 """One configuration and the workers that run it. Made by the master; `plan` says what is to be done."""
 
 import base64
+import hashlib
 import logging
 import os
 import secrets
@@ -374,6 +375,7 @@ class Unit:
         return {
             "role": self.source.role,
             "config": str(self.config.path or ""),
+            "digest": self._digest(),
             "listeners": [
                 {"option": key, "address": show_address(sock.getsockname())}
                 for key, sock in self._sockets.items()
@@ -381,6 +383,11 @@ class Unit:
             "console": self.console.pids,
             "workers": workers,
         }
+
+    def _digest(self) -> str:
+        """Of the text that this configuration was read from: another one when the file has been edited since."""
+        text = self.source.texts.get(str(self.config.path), "") if self.config.path else ""
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _ask(self, running: Running, detail: str) -> dict[str, Any]:
         try:
