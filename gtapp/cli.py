@@ -63,7 +63,7 @@ def main() -> int:
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what the words after `gt.py` say; the exit code. Raises GTError."""
-    if words[:1] in (["worker"], ["console"], ["preflight"]):  # not for people
+    if words[:1] in (["worker"], ["console"], ["probe"], ["preflight"]):  # not for people
         return _own_process(words)
     settings, rest = _leading(words)
     path = settings.get("config")
@@ -163,6 +163,10 @@ def _own_process(words: Sequence[str]) -> int:
         from gtapp.console import serve
 
         return console_child.run(int(words[1]), serve.run)
+    if words[0] == "probe":
+        from gtapp.process import probe
+
+        return probe.run(int(words[1]))
     if words[0] == "preflight":
         print(f"gt {__version__}: {master.__name__}")
         return 0

@@ -1,5 +1,8 @@
 """The errors GT raises on purpose. Every message a user can meet says what to do next."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class GTError(Exception):
     """Base of all of them; `str(error)` is one line for the user."""
@@ -24,4 +27,18 @@ class RemoteRefused(GTError):
 
 
 class LinkError(GTError):
-    """A connection could not be made or was lost; OS errors are translated to this at the edge."""
+    """A connection could not be made or was lost; OS errors are translated to this at the edge.
+
+    `code` is a word for the reason, where programs may want to know it."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CommandFailed(GTError):
+    """A running GT answers a command with a no; `answer` is all that it says."""
+
+    def __init__(self, message: str, answer: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.answer = answer

@@ -142,8 +142,9 @@ class ClientApp:
 
     def connections(self, limit: int, user: str | None) -> dict[str, Any]:
         """The newest connections of visitors; all are this client's."""
-        mine = [] if user not in (None, self._options.id) else facts.tunnels_of(self._clock)
-        found = facts.connections(self.number, mine, limit)
+        is_mine = user in (None, self._options.id)
+        tunnels = facts.tunnels_of(self._clock)
+        found = facts.connections(self.number, tunnels, limit, lambda nobody: is_mine)
         for each in found["connections"]:
             each["user"] = self._options.id
         return found

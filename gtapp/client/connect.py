@@ -39,18 +39,21 @@ class Connected:
 def connect(remote: URL, options: ClientOptions, handshakes: Handshakes) -> Connected:
     """Waits, at most CONNECT_S for TCP and HANDSHAKE_S for TLS.
 
-    Raises LinkError, which says what to do, and ConfigError when the file of `remoteCert` cannot be used.
+    Raises LinkError, which says what to do, and whose code is one of name, unanswered, refused, unreachable, tls and
+    certificate. Raises ConfigError when the file of `remoteCert` cannot be used.
     """
     context = client_context(options) if remote.scheme == "tls" else None
     try:
         with gevent.Timeout(CONNECT_S):
             sock = take_over(_reach(remote))
     except (gevent.Timeout, TimeoutError):
-        raise LinkError(f"cannot connect to {remote}: no answer within {CONNECT_S:.0f} s") from None
+        text = f"cannot connect to {remote}: no answer within {CONNECT_S:.0f} s"
+        raise LinkError(text, "unanswered") from None
     except UnicodeError:
-        raise LinkError(f"cannot connect to {remote}: that cannot be a host name") from None
+        raise LinkError(f"cannot connect to {remote}: that cannot be a host name", "name") from None
     except OSError as error:
-        raise LinkError(f"cannot connect to {remote}: {error.strerror or error}") from error
+        text = f"cannot connect to {remote}: {error.strerror or error}"
+        raise LinkError(text, _code(error)) from error
     if context is None:
         return Connected(sock, None, False)
     try:
@@ -59,6 +62,12 @@ def connect(remote: URL, options: ClientOptions, handshakes: Handshakes) -> Conn
         sock.close()
         raise
     return Connected(encrypted, encrypted.channel_binding, context.verify_mode == ssl.CERT_REQUIRED)
+
+
+def _code(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "name"
+    return "refused" if isinstance(error, ConnectionRefusedError) else "unreachable"
 
 
 def _reach(remote: URL) -> socket.socket:
@@ -138,14 +147,18 @@ def _secure(remote: URL, sock: PlainSocket, context: ssl.SSLContext, handshakes:
     except gevent.Timeout:
         raise LinkError(
             f"{remote} accepts the connection and does not answer in TLS within {HANDSHAKE_S:.0f} s: "
-            "is that the port of its tlsAddr?"
+            "is that the port of its tlsAddr?",
+            "tls",
         ) from None
     except ssl.SSLCertVerificationError as error:
-        raise LinkError(f"{remote}: {_certificate_text(remote, error)}") from error
+        raise LinkError(f"{remote}: {_certificate_text(remote, error)}", "certificate") from error
     except ssl.SSLError as error:
-        raise LinkError(f"{remote}: {_tls_text(error)}") from error
+        raise LinkError(f"{remote}: {_tls_text(error)}", "tls") from error
     except OSError as error:
-        raise LinkError(f"{remote}: the TLS handshake failed: {error.strerror or error}") from error
+        text = (
+            f"{remote}: the TLS handshake failed: {error.strerror or error}: is that the port of its tlsAddr?"
+        )
+        raise LinkError(text, "tls") from error
 
 
 def _certificate_text(remote: URL, error: ssl.SSLCertVerificationError) -> str:

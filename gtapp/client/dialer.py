@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import gevent
+from gevent.event import Event
 
 from gtapp import __version__
 from gtapp.client.answers import Granted, advised, compat_granted, compat_refusal
@@ -102,7 +103,7 @@ class Dialer:
             return self._open_native(remote, services)
         except _OldServer as error:
             if protocol == "3" or str(remote) in self._spoke_native:
-                raise LinkError(str(error)) from error
+                raise LinkError(str(error), "old_server") from error
         log.info("%s does not speak protocol 3, trying protocol 1", remote)
         return self._open(remote, services, self._compat)
 
@@ -134,7 +135,7 @@ class Dialer:
                 return converse(remote, _Line(link, connected, private), services)
         except gevent.Timeout:
             link.abort()
-            raise LinkError(f"{remote} accepts the connection but does not answer") from None
+            raise LinkError(f"{remote} accepts the connection but does not answer", "silent") from None
         except RemoteRefused as error:
             link.abort()
             raise advised(error, services.entries) from error
@@ -149,20 +150,7 @@ class Dialer:
         if not line.private:  # a name may lead elsewhere than when `way` was found
             way = _BOUND
         tunnel, opening = self._tunnel(link, frames.Frames(), services)
-        spoke_http = False
-        begun = b""
-
-        def first(view: memoryview) -> None:
-            nonlocal spoke_http, begun
-            begun += view
-            if begun.startswith(b"HTTP"):
-                spoke_http = True
-                tunnel.abort("the server answers with HTTP")
-            elif not b"HTTP".startswith(begun):
-                link.on_data = tunnel.receive
-                tunnel.receive(memoryview(begun))
-
-        link.on_data = first
+        http = _watch_for_http(tunnel)
         handshake = self._handshake(line, services, way)
         link.write(frames.OPENING)
         tunnel.send_control(handshake.hello())
@@ -170,9 +158,9 @@ class Dialer:
         try:
             challenge = opening.receive_message()
         except LinkError as error:
-            if spoke_http or not link.bytes_in:
+            if http.is_set() or not link.bytes_in:
                 raise _OldServer(f"{remote} does not speak protocol 3: {error}") from error
-            raise
+            raise LinkError(str(error), "no_gt") from error
         self._spoke_native.add(str(remote))
         may_unbind = way == _BOUND and line.connected.verified
         if may_unbind and challenge.get("code") == "protocol_error":
@@ -221,15 +209,22 @@ class Dialer:
         options = self._options
         if options.protocol != "1" and not line.private:
             raise LinkError(
-                f"{remote} speaks only the older protocol 1, which shows the secret to whoever listens on the "
+                f"{remote} does not speak protocol 3; the older protocol 1 shows the secret to whoever listens on the "
                 "way: set `protocol: 1` or `allowPlainSecret: true` if that is all right",
+                "old_server",
             )
         tunnel, opening = self._tunnel(line.link, compat.CompatFrames(server=False), services)
+        http = _watch_for_http(tunnel)
         line.link.write(compat.opening(compat_opening(options, services)))
         tunnel.start()
         ports: dict[int, int] = {}
         while True:
-            message = opening.receive()
+            try:
+                message = opening.receive()
+            except LinkError as error:
+                if http.is_set():
+                    raise LinkError(f"{remote} is no GT server: {error}", "no_gt") from error
+                raise LinkError(str(error), "" if ports else "no_gt") from error
             if isinstance(message, compat.Ready):
                 return Opened(tunnel, opening, compat_granted(services.entries, ports))
             if isinstance(message, compat.Error):
@@ -246,6 +241,25 @@ class Dialer:
         return tunnel, Opening(
             tunnel, MAX_WAITING + len(services.entries)
         )  # INFO is one message for each port
+
+
+def _watch_for_http(tunnel: Tunnel) -> Event:
+    """Set when the first thing that the other end says is HTTP; then the tunnel is over."""
+    link, spoken = tunnel.link, Event()
+    begun = b""
+
+    def first(view: memoryview) -> None:
+        nonlocal begun
+        begun += view
+        if begun.startswith(b"HTTP"):
+            spoken.set()
+            tunnel.abort("it answers with HTTP")
+        elif not b"HTTP".startswith(begun):
+            link.on_data = tunnel.receive
+            tunnel.receive(memoryview(begun))
+
+    link.on_data = first
+    return spoken
 
 
 def compat_opening(options: ClientOptions, services: Services) -> compat.Opening:

@@ -15,7 +15,7 @@ class Health:
     __slots__ = ("account", "dials", "failed", "failed_at", "last_dial", "problem")
 
     def __init__(self, kind: str, local: str) -> None:
-        self.account = Account(kind, local, "")
+        self.account = Account(kind, local)
         self.dials = 0  # connections to it that were tried
         self.failed = 0
         self.last_dial = 0.0

@@ -155,7 +155,7 @@ class Dial:
     """A stream's sink while the service is being connected to; a pump takes its place."""
 
     __slots__ = (
-        "_addresses", "_flags", "_kept", "_name", "_sock", "_stream", "_target", "_ticks_left", "_to_try",
+        "_addresses", "_began", "_flags", "_kept", "_name", "_sock", "_stream", "_target", "_ticks_left", "_to_try",
         "_visitor", "_watcher",
     )  # fmt: skip
 
@@ -169,6 +169,7 @@ class Dial:
         self._ticks_left = target.dial_ticks
         self._kept: list[bytes] = []  # what the visitor sent meanwhile: at most a window
         self._to_try: list[SocketAddress] = []
+        self._began = 0.0  # monotonic, where it takes longer than a call
         self._sock: PlainSocket | None = None
         self._name: Any = None
         self._watcher: Watcher | None = None
@@ -178,6 +179,7 @@ class Dial:
         if self._to_try:
             self._try_next("")
         else:
+            self._began = monotonic()
             gevent.spawn(self._look_up)
 
     def _look_up(self) -> None:
@@ -206,6 +208,7 @@ class Dial:
             if code == errno.EINPROGRESS:
                 code = self._sock.connect_ex(self._name)  # on loopback it is through by now
             if code in IN_PROGRESS:
+                self._began = self._began or monotonic()
                 self._watcher = self._sock.watch(EV_WRITE)
                 self._watcher.start(self._writable)
                 return
@@ -238,7 +241,10 @@ class Dial:
         self._addresses.problem = ""
         target = self._target
         target.health.connected()
-        dial_seconds.observe(monotonic() - self._stream.began)
+        if self._began:
+            dial_seconds.observe(monotonic() - self._began)
+        else:
+            dial_seconds.counts[0] += 1
         pump = target.make_pump(self._stream, target.idle, self._visitor, self._flags)
         if target.proxy_header is not None:
             try:

@@ -1,4 +1,4 @@
-"""Who has had how much relayed: an account for each host, port or local service, and one for each user of a server.
+"""Who has had how much relayed: an account for each host, port or local service.
 
 Of a stream that is over its account knows the bytes; those of a stream that runs are in the stream itself, so that
 the data path counts each byte once. `gtapp.relay.facts` adds up both.
@@ -6,87 +6,69 @@ the data path counts each byte once. `gtapp.relay.facts` adds up both.
 
 from collections.abc import Iterable
 
-MOST = 10_000  # hosts, and users; beyond that one that is idle makes room: clients choose their hosts' names
+MOST = 10_000  # accounts; beyond that one that is idle makes room: clients choose their hosts' names
 
 
 class Account:
-    """What was relayed for `name`, of this kind, which belongs to `user`; `owner` is the user's own account.
+    """What was relayed for `name`, of this kind, which belongs to `user`; a client's services belong to nobody.
 
-    `bytes_in` came from visitors, `bytes_out` from services.
+    Its numbers are written where a stream begins and ends: every new connection waits for that.
     """
 
-    __slots__ = ("bytes_in", "bytes_out", "kind", "name", "opened", "owner", "streams", "user")
+    __slots__ = ("bytes_in", "bytes_out", "ended", "kind", "name", "opened", "user")
 
-    def __init__(self, kind: str, name: str, user: str, owner: "Account | None" = None) -> None:
+    def __init__(self, kind: str, name: str, user: str = "") -> None:
         self.kind = kind
         self.name = name
         self.user = user
-        self.owner = owner
-        self.streams = 0  # that run
-        self.opened = 0  # since the process has started
-        self.bytes_in = 0  # of streams that are over
-        self.bytes_out = 0
+        self.opened = 0  # streams, since the process has started
+        self.ended = 0  # those that are over
+        self.bytes_in = 0  # from visitors, of streams that are over
+        self.bytes_out = 0  # from services
 
     def __repr__(self) -> str:
-        return f"<Account {self.kind} {self.name} of {self.user or 'nobody'}: {self.streams} of {self.opened} run>"
-
-    def begin(self) -> None:
-        """There is one more stream."""
-        self.streams += 1
-        self.opened += 1
-        owner = self.owner
-        if owner is not None:
-            owner.streams += 1
-            owner.opened += 1
-
-    def end(self, bytes_in: int, bytes_out: int) -> None:
-        """A stream is over that has relayed so much."""
-        self.streams -= 1
-        self.bytes_in += bytes_in
-        self.bytes_out += bytes_out
-        owner = self.owner
-        if owner is not None:
-            owner.streams -= 1
-            owner.bytes_in += bytes_in
-            owner.bytes_out += bytes_out
+        return f"<Account {self.kind} {self.name}: {self.opened - self.ended} of {self.opened} run>"
 
 
 class Accounts:
-    """Those of a process. A client's services belong to no user."""
+    """Those of a server's process."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._users: dict[str, Account] = {}
-        self._names: dict[tuple[str, str, str], Account] = {}
+        self._known: dict[tuple[str, str, str], Account] = {}
+        self._dropped: dict[str, Account] = {}  # by user: what those had that had to make room
 
-    def find(self, kind: str, name: str, user: str = "") -> Account:
-        """The account of a host or port of a user's, or of a service."""
+    def find(self, kind: str, name: str, user: str) -> Account:
+        """The account of a host or port of a user's."""
         key = (kind, name, user)
-        account = self._names.get(key)
-        if account is None:
-            _make_room(self._names, self._most)
-            account = self._names[key] = Account(kind, name, user, self._owner(user) if user else None)
+        account = self._known.get(key)
+        return self._new(key) if account is None else account
+
+    def _new(self, key: tuple[str, str, str]) -> Account:
+        if len(self._known) >= self._most:
+            self._make_room()
+        account = self._known[key] = Account(*key)
         return account
 
-    def _owner(self, user: str) -> Account:
-        owner = self._users.get(user)
-        if owner is None:
-            _make_room(self._users, self._most)
-            owner = self._users[user] = Account("user", user, user)
-        return owner
+    def _make_room(self) -> None:
+        idle = next((key for key, account in self._known.items() if account.opened == account.ended), None)
+        if idle is None:
+            return
+        account = self._known.pop(idle)
+        rest = self._dropped.get(account.user)
+        if rest is None:
+            if len(self._dropped) >= self._most:
+                del self._dropped[next(iter(self._dropped))]
+            rest = self._dropped[account.user] = Account("", "", account.user)
+        rest.opened += account.opened
+        rest.ended += account.ended
+        rest.bytes_in += account.bytes_in
+        rest.bytes_out += account.bytes_out
 
-    @property
-    def users(self) -> Iterable[Account]:
-        return self._users.values()
+    def all(self) -> Iterable[Account]:
+        """Those that there are."""
+        return self._known.values()
 
-    @property
-    def names(self) -> Iterable[Account]:
-        """Hosts and ports, or services."""
-        return self._names.values()
-
-
-def _make_room(accounts: dict, most: int) -> None:  # type: ignore[type-arg]
-    if len(accounts) >= most:
-        idle = next((key for key, account in accounts.items() if not account.streams), None)
-        if idle is not None:
-            del accounts[idle]
+    def dropped(self) -> Iterable[Account]:
+        """What the others had, in one account for each user."""
+        return self._dropped.values()

@@ -115,28 +115,31 @@ COUNTERS = frozenset(field.name for field in fields(Counters))
 
 
 class Histogram:
-    """How often something took how long. A value counts for the first of `bounds` that it does not exceed."""
+    """How often something took how long. A value counts for the first of `bounds` that it does not exceed.
 
-    __slots__ = ("_bounds", "_counts", "_sum", "help", "name")
+    What took no time worth measuring may be counted in `counts[0]` right away.
+    """
+
+    __slots__ = ("_bounds", "_sum", "counts", "help", "name")
 
     def __init__(self, name: str, help: str, bounds: Sequence[float]) -> None:
         self.name = name
         self.help = help
         self._bounds = tuple(bounds)
-        self._counts = [0] * (len(bounds) + 1)
+        self.counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def snapshot(self) -> dict[str, Any]:
         """For each bound how many did not exceed it (what Prometheus calls le), then their sum and number."""
         buckets, reached = [], 0
-        for bound, count in zip(self._bounds, self._counts, strict=False):
+        for bound, count in zip(self._bounds, self.counts, strict=False):
             reached += count
             buckets.append([bound, reached])
-        return {"buckets": buckets, "sum": round(self._sum, 6), "count": sum(self._counts)}
+        return {"buckets": buckets, "sum": round(self._sum, 6), "count": sum(self.counts)}
 
 
 _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -150,8 +153,8 @@ tunnel_opening = Histogram("tunnel_opening_seconds", "Openings of tunnels that c
 dial_seconds = Histogram("dial_seconds", "Connecting to local services, where that went well.", _WAITS)
 stream_seconds = Histogram(
     "stream_seconds",
-    "How long relayed connections lasted.",
-    (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0),
+    "How long relayed connections lasted, to the second.",
+    (1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0),
 )
 
 HISTOGRAMS = (tunnel_rtt, tunnel_opening, dial_seconds, stream_seconds)

@@ -15,7 +15,7 @@ from gevent import socket
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
-from gtapp.errors import GTError, WireError
+from gtapp.errors import CommandFailed, GTError, WireError
 from gtapp.wire import control
 
 log = logging.getLogger("gt.process")
@@ -124,7 +124,7 @@ def ask(
 ) -> dict[str, Any]:
     """The answer of the master with this socket to a command; `tell` gets the lines that come before it.
 
-    Raises GTError.
+    Raises GTError; CommandFailed where it answers with a no.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -136,7 +136,7 @@ def ask(
                     tell(message["line"])
                     continue
                 if not message.get("ok"):
-                    raise GTError(str(message.get("text", "")))
+                    raise CommandFailed(str(message.get("text", "")), message)
                 return message
     except TimeoutError:
         raise GTError(f"the process does not answer within {timeout:.0f} s; its log may say why") from None

@@ -1,4 +1,4 @@
-"""The commands that tell what the relay does: metrics, connections, log; and that reach into it: disconnect, check.
+"""The commands that tell what the relay does: metrics, connections, log; and those that try: disconnect, check, probe.
 
 The master hands them over; each asks the workers and puts their answers together. Workers answer with `answer`.
 """
@@ -13,6 +13,7 @@ import gevent
 
 from gtapp.errors import GTError
 from gtapp.observe import logs, metrics
+from gtapp.process import probe
 from gtapp.relay.facts import MOST_CONNECTIONS
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Facts:
             "disconnect": lambda request, tell: self.disconnect(request),
             "log": lambda request, tell: self.log(request),
             "check": lambda request, tell: self.check(request),
+            "probe": lambda request, tell: self.probe(request),
         }
 
     def metrics(self, request: Values) -> Answer:
@@ -158,6 +160,17 @@ class Facts:
             "text": "; ".join(each["text"] for each in chosen),
             "ms": max(each["ms"] for each in chosen),
         }
+
+    def probe(self, request: Values) -> Answer:
+        """Whether a client with these options could open a tunnel. No configuration has to run for that."""
+        options = request.get("options")
+        if not isinstance(options, dict):
+            raise GTError("probe: needs options")
+        secret = options.get("secret")
+        if isinstance(secret, str) and secret:
+            logs.hide(secret)
+        found = probe.probe(options)
+        return found | {"ok": found["works"]}
 
     def _asked(self, request: Values) -> list["Unit"]:
         """The units that a request is about: that with its configuration, or all. Raises GTError."""

@@ -3,9 +3,8 @@
 Tunnels are those of the clock: one that is closed counts until what it had left is delivered.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import nsmallest
-from time import monotonic
 from typing import Any
 
 from gtapp.observe.accounts import Account
@@ -15,6 +14,7 @@ from gtapp.relay.tunnel import Tunnel
 from gtapp.wire import frames
 
 MOST_CONNECTIONS = 500  # in one answer
+Numbers = dict[str, int]
 NOTHING = {"streams": 0, "opened": 0, "bytes_in": 0, "bytes_out": 0}  # of an account
 
 
@@ -23,27 +23,33 @@ def tunnels_of(clock: Clock) -> list[Tunnel]:
     return [each for each in clock.ticking if isinstance(each, Tunnel)]
 
 
-def numbers(accounts: Iterable[Account], tunnels: Iterable[Tunnel]) -> list[tuple[Account, dict[str, int]]]:
+def numbers(accounts: Iterable[Account], tunnels: Iterable[Tunnel]) -> list[tuple[Account, Numbers]]:
     """Each account with what it has now: streams that run, streams opened ever, bytes in and out."""
     running: dict[Account, list[int]] = {}
     for tunnel in tunnels:
         for stream in tunnel.streams.values():
-            account = stream.account
-            while account is not None:
-                known = running.get(account)
-                if known is None:
-                    known = running[account] = [0, 0]
+            if stream.account is not None:
                 bytes_in, bytes_out = stream.relayed
+                known = running.setdefault(stream.account, [0, 0])
                 known[0] += bytes_in
                 known[1] += bytes_out
-                account = account.owner
     found = []
     for each in accounts:
         more_in, more_out = running.get(each, (0, 0))
-        values = {"streams": each.streams, "opened": each.opened}
+        values = {"streams": each.opened - each.ended, "opened": each.opened}
         values |= {"bytes_in": each.bytes_in + more_in, "bytes_out": each.bytes_out + more_out}
         found.append((each, values))
     return found
+
+
+def by_user(found: Iterable[tuple[Account, Numbers]]) -> dict[str, Numbers]:
+    """The same for each user: the sum of its accounts."""
+    users: dict[str, Numbers] = {}
+    for account, values in found:
+        known = users.setdefault(account.user, dict(NOTHING))
+        for name, value in values.items():
+            known[name] += value
+    return users
 
 
 def tunnel_id(worker: int, tunnel: Tunnel) -> str:
@@ -51,18 +57,17 @@ def tunnel_id(worker: int, tunnel: Tunnel) -> str:
 
 
 def connections(
-    worker: int, tunnels: Iterable[Tunnel], limit: int, user: str | None = None
+    worker: int, tunnels: Iterable[Tunnel], limit: int, wanted: Callable[[str], bool]
 ) -> dict[str, Any]:
-    """How many streams there are, of one user or of all, and the newest of them."""
-    now = monotonic()
+    """How many streams there are of users that are `wanted`, and the newest of them."""
     found = [
-        (now - stream.began, stream)
+        (tunnel.age - stream.began, -stream.id, stream)
         for tunnel in tunnels
         for stream in tunnel.streams.values()
-        if stream.account is not None and (user is None or stream.account.user == user)
+        if stream.account is not None and wanted(stream.account.user)
     ]
-    newest = nsmallest(min(limit, MOST_CONNECTIONS), found, key=lambda each: each[0])
-    return {"total": len(found), "connections": [_connection(worker, age, each) for age, each in newest]}
+    newest = nsmallest(min(limit, MOST_CONNECTIONS), found, key=lambda each: each[:2])
+    return {"total": len(found), "connections": [_connection(worker, age, each) for age, _, each in newest]}
 
 
 def _connection(worker: int, age: float, stream: Stream) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Sink(Protocol):
 class Stream:
     """One stream. `send_window`: bytes that may still be sent; `undelivered`: received, not yet passed on.
 
-    `account` is whose it is, from `charge` on; `visitor` his address, where it is known.
+    `account` is whose it is, once `charge` has been called; `visitor` his address, "" where that is not known.
     """
 
     __slots__ = (
@@ -53,7 +53,7 @@ class Stream:
         "eof_received", "eof_sent", "id", "send_window", "sink", "tunnel", "undelivered", "visitor",
     )  # fmt: skip
 
-    def __init__(self, tunnel: "Tunnel", stream_id: int) -> None:
+    def __init__(self, tunnel: "Tunnel", stream_id: int, visitor: str = "") -> None:
         self.tunnel = tunnel
         self.id = stream_id
         self.sink: Sink | None = None
@@ -63,8 +63,8 @@ class Stream:
         self.eof_received = False
         self.bytes_from_local = 0
         self.bytes_to_local = 0
-        self.began = monotonic()
-        self.visitor = ""
+        self.began = tunnel.age  # in ticks: the time of day would cost more than the rest of this
+        self.visitor = visitor
         self.account: Account | None = None
         self._window = INITIAL_WINDOW
         self._credit = 0  # delivered bytes not yet granted back
@@ -88,7 +88,7 @@ class Stream:
     def charge(self, account: Account) -> None:
         """What it relays is that account's. Called once, at its beginning."""
         self.account = account
-        account.begin()
+        account.opened += 1
 
     # what the other end does
 

@@ -210,10 +210,9 @@ class Tunnel:
 
         The caller gives it a sink at once. `data` is at most a window.
         """
-        stream = Stream(self, self._next_id)
+        stream = Stream(self, self._next_id, visitor)
         self._next_id += 2
         self.streams[stream.id] = stream
-        stream.visitor = visitor
         stream.send_window -= len(data)
         stream.bytes_from_local = len(data)
         self.link.write(self.frames.open(stream.id, service, visitor, data, flags))
@@ -224,11 +223,18 @@ class Tunnel:
     def forget(self, stream: Stream) -> None:
         """A stream is over: its bytes are the tunnel's past, and its account's."""
         self.streams.pop(stream.id, None)
-        self._past_from_local += stream.bytes_from_local
-        self._past_to_local += stream.bytes_to_local
-        if stream.account is not None:
-            stream.account.end(*stream.relayed)
-            stream_seconds.observe(monotonic() - stream.began)
+        from_local, to_local = stream.bytes_from_local, stream.bytes_to_local
+        self._past_from_local += from_local
+        self._past_to_local += to_local
+        account = stream.account
+        if account is not None:
+            account.ended += 1
+            account.bytes_in += from_local if self.is_server else to_local
+            account.bytes_out += to_local if self.is_server else from_local
+            if self.age == stream.began:
+                stream_seconds.counts[0] += 1  # less than a tick
+            else:
+                stream_seconds.observe(self.age - stream.began)
         if self.draining and not self.streams:
             get_hub().loop.run_callback(self._close_if_drained)
 
@@ -307,8 +313,7 @@ class Tunnel:
         elif stream_id in self.streams:
             self.broken(f"task {stream_id} exists")
             return
-        stream = Stream(self, stream_id)
-        stream.visitor = opened.visitor
+        stream = Stream(self, stream_id, opened.visitor)
         self.streams[stream_id] = stream
         self.on_open(stream, opened)
         if opened.data and stream.sink is not None and stream_id in self.streams:

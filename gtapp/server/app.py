@@ -245,22 +245,32 @@ class ServerApp:
         tunnels = facts.tunnels_of(self._clock)
         for each in tunnels:
             each.count()
-        users = {
-            account.user: {"tunnels": 0, **values}
-            for account, values in facts.numbers(self._accounts.users, tunnels)
-        }
+        found = facts.numbers(self._accounts.all(), tunnels)
+        users = facts.by_user([*found, *facts.numbers(self._accounts.dropped(), ())])
         for user_id in self._clients():
-            known = users.setdefault(user_id, {"tunnels": 0, **facts.NOTHING})
-            known["tunnels"] = len(self._registry.tunnels_of(user_id))
-        hosts = [
-            {"kind": account.kind, "name": account.name, "user": account.user, **values}
-            for account, values in facts.numbers(self._accounts.names, tunnels)
-        ]
-        return {"users": users, "hosts": hosts}
+            users.setdefault(user_id, dict(facts.NOTHING))
+        is_own = self._users.is_own
+        return {
+            "users": {
+                user_id: {"tunnels": len(self._registry.tunnels_of(user_id)), **values}
+                for user_id, values in users.items()
+                if not is_own(user_id)
+            },
+            "hosts": [
+                {"kind": account.kind, "name": account.name, "user": account.user, **values}
+                for account, values in found
+                if not is_own(account.user)
+            ],
+        }
 
     def connections(self, limit: int, user: str | None) -> dict[str, Any]:
         """The newest connections of visitors."""
-        return facts.connections(self._siblings.number, facts.tunnels_of(self._clock), limit, user)
+        is_own = self._users.is_own
+
+        def wanted(user_id: str) -> bool:
+            return user_id == user if user is not None else not is_own(user_id)
+
+        return facts.connections(self._siblings.number, facts.tunnels_of(self._clock), limit, wanted)
 
     def disconnect(self, request: Mapping[str, Any], why: str) -> int:
         """Cut a connection, close a tunnel, or all of a user; how many these were."""

@@ -195,8 +195,7 @@ class Router:
         tunnel, service = choice
         counters.streams_opened += 1
         stream = tunnel.open(service, visitor.peer, visitor.data, visitor.flags)
-        if not self._users.is_own(endpoint.user_id):
-            stream.charge(self._accounts.find(endpoint.kind, endpoint.name, endpoint.user_id))
+        stream.charge(self._accounts.find(endpoint.kind, endpoint.name, endpoint.user_id))
         pump = visitor_pump(visitor.kind, stream, self._idle, self._users.shaper(endpoint.user_id))
         pump.attach(visitor.let_go())
         return True
