@@ -68,7 +68,7 @@ const charts = (() => {
           y: { range: (_, __, top) => [0, this.top(top)] },
         },
         axes: [
-          { ...axis, grid: { show: false }, space: 72, size: 28, values: (_, times) => times.map((t) => clock.format(1000 * t)) },
+          { ...axis, grid: { show: false }, space: 72, size: 28, values: (u, times) => times.map((t) => (u.valToPos(t, "x") < 16 ? "" : clock.format(1000 * t))) },
           { ...axis, side: 1, size: 72, gap: 8, splits: (u) => [0, u.scales.y.max / 2, u.scales.y.max],
             values: (_, values) => values.map((v) => this.format(v)) },
         ],
