@@ -58,11 +58,10 @@ def speaks(host: str, port: int, seconds: float, tls_first: bool = False) -> Spe
     """What is spoken there: HTTP, TLS (https) or something else (tcp); None where nobody answers in time."""
     try:
         with gevent.Timeout(seconds, TimeoutError()):
-            if tls_first and _handshake(host, port, seconds):
+            if tls_first and _is_tls(host, port, seconds / 2):
                 return "https"
             status, answer = _ask(host, port, seconds / 2)
-            is_tls = answer.startswith(_TLS_ALERT) or status == 400
-            if is_tls and not tls_first and _handshake(host, port, seconds):
+            if not tls_first and _may_be_tls(status, answer) and _is_tls(host, port, seconds / 4):
                 return "https"
             return "http" if status else "tcp"
     except OSError:
@@ -71,7 +70,7 @@ def speaks(host: str, port: int, seconds: float, tls_first: bool = False) -> Spe
 
 def _try_http(local: URL) -> str:
     status, answer = _ask(local.host, local.port, DIAL_S)
-    if (status == 400 or answer.startswith(_TLS_ALERT)) and _handshake(local.host, local.port, DIAL_S):
+    if _may_be_tls(status, answer) and _is_tls(local.host, local.port, DIAL_S / 2):
         raise _Failed(_("TLS is spoken at %(address)s: choose https:// for it.", address=_at(local)))
     if status:
         return _("It answers, with HTTP status %(status)s.", status=status)
@@ -115,6 +114,19 @@ def _ask(host: str, port: int, seconds: float) -> tuple[int, bytes]:
             pass  # what came before counts
     status = _STATUS.match(answer)
     return (int(status[1]) if status else 0), answer
+
+
+def _may_be_tls(status: int, answer: bytes) -> bool:
+    """How TLS servers answer a request that is not encrypted: with an alert, with words of their own, or not at all."""
+    return not answer or status == 400 or answer.startswith(_TLS_ALERT)
+
+
+def _is_tls(host: str, port: int, seconds: float) -> bool:
+    """The same as `_handshake`, where what does not answer is no TLS."""
+    try:
+        return _handshake(host, port, seconds)
+    except OSError:
+        return False
 
 
 def _handshake(host: str, port: int, seconds: float) -> bool:

@@ -129,7 +129,7 @@ def limits_of(user: User) -> tuple[str, ...]:
         more = "…" if len(user.tcp_range) > _SHOWN_LIMITS else ""
         found.append(_("ports %(ranges)s", ranges=shown + more))
     if user.host_number:
-        found.append(_("%(count)s hosts", count=as_number(user.host_number)))
+        found.append(_("host prefixes: %(count)s", count=as_number(user.host_number)))
     if user.host_regex:
         found.append(_("hosts by pattern"))
     if user.allow_ips or user.deny_ips:

@@ -272,7 +272,7 @@ def _conflict(conflict: Conflict, user: str, draft: Draft, posted: Posted) -> An
 def _questions(row: Row) -> dict[str, str]:
     """What is asked before something is cut: says what."""
     cut = _(
-        "Its %(tunnels)s tunnels and %(streams)s connections are cut.",
+        "This cuts its tunnels (%(tunnels)s) and connections (%(streams)s).",
         tunnels=row.tunnels,
         streams=row.streams,
     )

@@ -167,7 +167,8 @@ def test_guests_are_there_as_well(start, reloads, relay):
     assert client.get("/users/nobody").status_code == 404
 
 
-def test_without_users_the_page_says_what_to_do(start, reloads):
+def test_without_users_the_page_says_what_to_do(start, reloads, relay):
+    relay.answers["status"] = {}
     client = start("options: {addr: 18080, allowAnyClient: true, password: correct horse}")
     page = client.get("/users").text
     assert "No users yet" in page
@@ -186,7 +187,7 @@ def test_many_users_come_a_page_at_a_time_and_can_be_searched(start, reloads):
     client = start(SERVER + many)
     page = client.get("/users").text
     assert page.count('<th scope="row">') == 100
-    assert "Page 1 of 3, 251 users" in page
+    assert "Page 1 of 3 · users: 251" in page
     assert client.get("/users?page=3").text.count('<th scope="row">') == 51
     found = client.get("/users?q=USER24").text
     assert found.count('<th scope="row">') == 11
@@ -374,7 +375,7 @@ def test_a_new_secret_takes_the_place_of_a_verifier(start, reloads, path):
 def test_delete_asks_and_says_what_is_cut(start, reloads, path):
     client = start(SERVER + "  bob: {secret: b}\n")
     page = client.get("/users/alice").text
-    assert 'data-confirm="Delete user alice? Its 2 tunnels and 7 connections are cut."' in page
+    assert 'data-confirm="Delete user alice? This cuts its tunnels (2) and connections (7)."' in page
     assert post(client, "/users/alice/remove").status_code == 303
     assert users_in(path).keys() == {"bob"}
     assert "User alice is deleted" in told(client)
