@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Any
 
-from gtapp.console.series import PART_FIELDS, Part, busiest
+from gtapp.console.series import PART_FIELDS, REST, Part, Parts, busiest
 
 MOST_PARTS = 50  # users, and hosts, with numbers of their own; what all others have is one more
 MOST_BUSIEST = 10
@@ -67,6 +67,15 @@ class Rates:
     def forget(self) -> None:
         """The next answer has none before it: the relay was away, and counts anew perhaps."""
         self._before = None
+
+    def remember(self, parts: Parts) -> None:
+        """Of a sample from before: who was busy then counts as if it had been seen."""
+        for kind, named in parts.items():
+            busy = {name: weight * _FADE for name, weight in self._busy.get(kind, {}).items()}
+            for name, part in named.items():
+                if name != REST:
+                    busy[name] = busy.get(name, 0.0) + part[0] + part[2] + part[3]
+            self._busy[kind] = busy
 
     def next(self, unit: dict[str, Any], seconds: float) -> Now:
         """`unit` is the relay's part of the answer, `seconds` have gone by since the one before."""

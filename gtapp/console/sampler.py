@@ -92,6 +92,8 @@ class Sampler:
                 sample = series.decode(when, text)
                 if sample is not None and when <= now and each.add(sample) and sample.problems:
                     self._hour.append((when, sample.problems))
+        for sample in self.seconds:
+            self._rates.remember(sample.all_parts())
 
     # for pages
 
