@@ -86,4 +86,4 @@ class Running:
         return self._ask(command, timeout=READ_S, **self._about, **more)
 
     def _change(self, command: str, tell: Tell) -> dict[str, Any]:
-        return self._ask(command, tell, CHANGE_S, **self._about)
+        return self._ask(command, tell=tell, timeout=CHANGE_S, **self._about)
