@@ -26,6 +26,8 @@ FIRST_PAUSE_TICKS = 2  # before one that has died is replaced; doubled while the
 LONGEST_PAUSE_TICKS = 120
 YOUNG_TICKS = 20
 STOP_TICKS = 10  # for one that has been told to end
+CLOSE_S = 3.0  # the same at the end of the master
+POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class ConsoleKeeper:
     def __init__(self) -> None:
         self._start: Start | None = None
         self._sock: PlainSocket | None = None
+        self._inode = 0  # of that socket, whatever its descriptors are
         self._all: list[_Running] = []
         self._pause = 0  # ticks until the next is started
         self._failures = 0
@@ -79,10 +82,9 @@ class ConsoleKeeper:
     def want(self, start: Start | None, sock: PlainSocket | None, anew: bool = False) -> None:
         """From now on. `sock` listens, and stays the caller's. What runs like that already goes on, unless it is to
         be started `anew`; otherwise the next one has begun to serve before the one before ends."""
-        same = start == self._start and (sock is None) == (self._sock is None)
-        if same and sock is not None and self._sock is not None:
-            same = os.path.sameopenfile(sock.fileno(), self._sock.fileno())
-        self._start, self._sock = start, sock
+        inode = os.fstat(sock.fileno()).st_ino if sock is not None else 0
+        same = start == self._start and inode == self._inode
+        self._start, self._sock, self._inode = start, sock, inode
         if same and not anew and (start is None or self._now() is not None):
             return
         self._pause = self._failures = 0
@@ -98,10 +100,15 @@ class ConsoleKeeper:
         self.want(None, None)
 
     def close(self) -> None:
-        """Those that have not ended by now are killed."""
+        """None is left when this returns; those that do not end in time are killed."""
         self.stop()
-        for each in self._all:
+        waited = 0.0
+        while self._all and waited < CLOSE_S:
+            gevent.sleep(POLL_S)
+            waited += POLL_S
+        for each in list(self._all):
             spawn.kill(each.pid)
+            spawn.reap(each.pid)
 
     def tick(self) -> None:
         """Call each TICK_S."""
@@ -165,7 +172,8 @@ class ConsoleKeeper:
 
     def _gone(self, running: _Running) -> None:
         how = spawn.reap(running.pid)
-        self._all.remove(running)
+        if running in self._all:
+            self._all.remove(running)
         if running.left < 0:
             log.error("the console (process %d) has %s", running.pid, how)
             self._failures = self._failures + 1 if running.age < YOUNG_TICKS else 1

@@ -57,7 +57,7 @@ def page(port: Port, path: str = "/login") -> Response:
 
     def attempt() -> Response:
         found = fetch(port.address, str(port), path)
-        assert found.status == 200, found
+        assert found.status in (200, 303), found  # a wizard begins with a step of its own
         return found
 
     found: Response = eventually(attempt, f"the console answers on {port}")
@@ -66,10 +66,10 @@ def page(port: Port, path: str = "/login") -> Response:
 
 def one_console(relay: Relay, other_than: psutil.Process | None = None) -> psutil.Process:
     def attempt() -> psutil.Process:
-        (only,) = relay.consoles or [None]
-        assert only is not None
-        assert only != other_than
-        return only
+        found = relay.consoles
+        assert len(found) == 1
+        assert found[0] != other_than
+        return found[0]
 
     found: psutil.Process = eventually(attempt, "there is one console")
     return found
@@ -157,9 +157,9 @@ def test_first_run_until_a_file_is_there(world: World, nginx: Nginx) -> None:
     data, console, addr = world.directory / "data", world.port(), world.port()
     server = world.gt("server", ["server"], env={"GT_DATA_DIR": str(data), "GT_WEB_ADDR": str(console)})
     server.wait_for(f"not set up yet: the console listens on {console}")
-    server.wait_for(rf"http://{console}/setup#token=")
+    server.wait_for(rf"http://{console}/setup#")
     before = one_console(server)
-    assert page(console, "/setup").status == 200
+    page(console, "/setup")
     code, output = world.command("status")
     assert (code, f"its wizard is on {console}" in output) == (0, True)
     assert not server.ask("upgrade")["ok"]
@@ -194,13 +194,13 @@ def test_a_new_setup_token(world: World) -> None:
     console = world.port()
     environ = {"GT_DATA_DIR": str(world.directory / "data"), "GT_WEB_ADDR": str(console)}
     client = world.gt("client", ["client"], env=environ)
-    token = client.wait_for(r"/setup#token=(\S+)").group(1)
+    token = client.wait_for(r"/setup#(\S+)").group(1)
     kept = world.directory / "data" / "client.state" / "setup-token"
     assert kept.read_text().strip() == token
     assert kept.stat().st_mode & 0o777 == 0o600
     code, output = world.command("setup-token")
     assert code == 0
-    new = output.strip().rpartition("#token=")[2].split()[0]
+    new = output.strip().rpartition("setup#")[2].split()[0]
     assert new != token
     assert kept.read_text().strip() == new
 

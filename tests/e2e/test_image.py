@@ -210,10 +210,10 @@ def test_first_run(start: Containers, world: World, nginx: Nginx) -> None:
         options=(*HOST_NETWORK, "--volume", f"{data}:/data"),
         GT_SETUP_ADDR=str(console),
     )
-    token = container.wait_for(r"http://\S+/setup#token=(\S+)").group(1)
+    token = container.wait_for(r"http://\S+/setup#(\S+)").group(1)
     becomes_healthy(container)
     assert fetch(console.address, f"127.0.0.1:{console.number}", "/setup").status in (200, 302, 303)
-    assert container.exec("gt.py", "setup-token").stdout.strip().rpartition("=")[2] != token
+    assert container.exec("gt.py", "setup-token").stdout.count(token) == 0
 
     config.write_text("type: server\noptions:\n  adr: 80\n")
     container.wait_for(r'/data/server.yml:3: .*unknown key "adr"')
