@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gtapp.config import problems
-from gtapp.config.config_file import read_config_file, read_users_file
+from gtapp.config.config_file import read_users_file
 from gtapp.config.durable import sync_directory, write_new
 from gtapp.config.environ import read_environ
 from gtapp.config.files import MAX_FILE_BYTES, Files, decode, read_bytes
@@ -39,7 +40,10 @@ __all__ = ["Conflict", "DiffLine", "Document", "Problem", "Saved", "Store", "Tex
 LOCK_S = 30.0  # a save takes milliseconds: who waits longer waits for a process that hangs
 LOCK_AGAIN_S = 0.005
 BY_HAND = "by hand"
-_ANY_SECRET = "random"  # of a client that has none: the same each time, so that equal texts amount to the same
+MAX_EXACT = 1000  # lines of a difference that is found exactly: the time grows with their square
+_ANY_SECRET = (
+    "random"  # of a client that has none: the same each time, so that equal texts amount to the same
+)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -123,7 +127,7 @@ class Store:
 
     def document(self, text: str) -> Document:
         """A text to be read or changed by options, users and services. Raises ConfigError."""
-        return Document(text, self.role, self._name, self._users_elsewhere(text))
+        return Document(text, self.role, self._name, self._users_elsewhere)
 
     def save(self, text: str, etag: str | None, who: str, what: str) -> Text:
         """Save a text that is based on `etag`; None: on whatever is there.
@@ -196,7 +200,9 @@ class Store:
 
     def _replace(self, target: Path, old: bytes | None, new: bytes) -> None:
         """Put `new` in the place of `old`. Raises OSError, and Conflict when that is not there any more."""
-        temporary = target.with_name(f".{target.name}.saving")  # a name that no directory of configurations takes up
+        temporary = target.with_name(
+            f".{target.name}.saving"
+        )  # a name that no directory of configurations takes up
         try:
             write_new(temporary, new, None if old is None else target.stat())
             if self._data() != old:  # an editor does not wait for our lock
@@ -278,49 +284,48 @@ class Store:
         )
         return Problem(int(at) if at else None, _PARTS.get(key, key) if known else None, message)
 
-    def _source(self, label: str) -> str:
-        """Where an option stands, in words."""
-        if label.startswith("--"):
-            return f"the command line ({label})"
-        if label.startswith("GT_"):
-            return f"the environment ({label})"
-        return f"the options of {label.rpartition(':')[0]}"
-
-    def _users_elsewhere(self, text: str) -> dict[str, str]:
-        """The users that do not stand in the file's `users`, or there in vain, and where they do."""
+    def _users_elsewhere(self, document: Document) -> dict[str, str]:
+        """The users who stand somewhere that counts more than the `users` of the file, and where that is."""
         if self.role != "server":
             return {}
-        found: dict[str, str] = {}
         ignored = problems.Problems()
-        with contextlib.suppress(ConfigError):
-            flags = read_flags(self._words, OPTIONS["server"], {}, ignored).options
-            options = read_environ(self._environ, OPTIONS["server"], ignored) | flags
-            with contextlib.suppress(ConfigError):
-                file = read_config_file(Path(self._name), "server", ignored, Files({self._name: text}))
-                options = file.options | options
-            if "users" in options and options["users"].value:
-                path = Path(options["users"].value)
-                with contextlib.suppress(ConfigError):
-                    for id in read_users_file(path, problems.Problems()):
-                        found[id] = f"the users file {path}"
-            if "id" in options:
-                found |= dict.fromkeys(options["id"].value, self._source(options["id"].label))
-        return found
+        found: dict[str, str] = {}
+        flags = read_flags(self._words, OPTIONS["server"], {}, ignored).options
+        given = read_environ(self._environ, OPTIONS["server"], ignored) | flags
+        path = given["users"].value if "users" in given else document.get_option("users")
+        if path:
+            with contextlib.suppress(ConfigError):  # whoever saves hears of it
+                users = read_users_file(Path(path), problems.Problems())
+                found = dict.fromkeys(users, f"the users file {path}")
+        if "id" in given:
+            label = given["id"].label
+            where = "the command line" if label.startswith("--") else "the environment"
+            return found | dict.fromkeys(given["id"].value, f"{where} ({label})")
+        return found | dict.fromkeys(document.get_option("id") or (), f"the options of {self._name}")
 
 
 def diff(before: str, after: str) -> list[DiffLine]:
     """Every line of two texts."""
-    lines = []
-    matcher = difflib.SequenceMatcher(
-        None, old := before.splitlines(), new := after.splitlines(), autojunk=False
-    )
-    for _, a, b, c, d in matcher.get_opcodes():
-        if old[a:b] == new[c:d]:
-            lines += [DiffLine(" ", line) for line in old[a:b]]
+    old, new = before.splitlines(), after.splitlines()
+    same = _common(old, new)
+    end = _common(old[same:][::-1], new[same:][::-1])  # what is alike at both ends would only slow it down
+    a, b = old[same : len(old) - end], new[same : len(new) - end]
+    lines = [DiffLine(" ", line) for line in old[:same]]
+    for _, i, j, k, n in difflib.SequenceMatcher(
+        None, a, b, autojunk=max(len(a), len(b)) > MAX_EXACT
+    ).get_opcodes():
+        if a[i:j] == b[k:n]:
+            lines += [DiffLine(" ", line) for line in a[i:j]]
             continue
-        lines += [DiffLine("-", line) for line in old[a:b]]
-        lines += [DiffLine("+", line) for line in new[c:d]]
-    return lines
+        lines += [DiffLine("-", line) for line in a[i:j]]
+        lines += [DiffLine("+", line) for line in b[k:n]]
+    return lines + [DiffLine(" ", line) for line in old[len(old) - end :]]
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many lines are alike at the beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 # what parts of `tcp` and `host` are called as options

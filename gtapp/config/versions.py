@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from gtapp.errors import ConfigError
 KEPT = 20
 _PENDING = "pending"  # what is recorded before the configuration is replaced, and counts after
 _NAME = re.compile(r"[0-9]{6,12}")
-_FIRST_LINE_BYTES = 4096
+_FIRST_LINE_BYTES = 8192
+_WORD_CHARACTERS = 500  # of who, and of what
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,12 @@ class Versions:
 
     def all(self) -> list[Version]:
         """All there are, the newest first."""
-        found = (self._read(path)[0] for path in sorted(self._paths(), reverse=True))
+        found = (_read(self._directory / name)[0] for name in reversed(self._names()))
         return [version for version in found if version is not None]
 
     def data(self, id: str) -> bytes:
         """The configuration as it was. Raises ConfigError."""
-        version, data = self._read(self._directory / id) if _NAME.fullmatch(id) else (None, b"")
+        version, data = _read(self._directory / id, whole=True) if _NAME.fullmatch(id) else (None, b"")
         if version is None:
             raise ConfigError(f"there is no version {id[:20]} any more: only the last {KEPT} are kept")
         return data
@@ -53,31 +55,39 @@ class Versions:
     def settle(self, current: str) -> None:
         """Let the version that was prepared count if it is the configuration now, whose etag is `current`."""
         pending = self._directory / _PENDING
-        version, _ = self._read(pending)
+        version, _ = _read(pending)
         if version is None or version.etag != current:
             pending.unlink(missing_ok=True)
             return
-        names = sorted(path.name for path in self._paths())
+        names = self._names()
         pending.rename(self._directory / f"{int(names[-1]) + 1 if names else 1:06}")
-        for name in names[: len(names) + 1 - KEPT]:
+        for name in names[: max(0, len(names) + 1 - KEPT)]:
             (self._directory / name).unlink(missing_ok=True)
         sync_directory(self._directory)
 
-    def _paths(self) -> list[Path]:
+    def forget(self) -> None:
+        """Remove the version that was prepared: its configuration could not be saved."""
+        (self._directory / _PENDING).unlink(missing_ok=True)
+
+    def _names(self) -> list[str]:
+        """Those of all versions, the oldest first."""
         if not self._directory.is_dir():
             return []
-        return [path for path in self._directory.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted((name for name in os.listdir(self._directory) if _NAME.fullmatch(name)), key=int)
 
-    def _read(self, path: Path) -> tuple[Version | None, bytes]:
-        """A version and what it holds; None where there is none that can be read."""
-        try:
-            first, _, data = path.read_bytes().partition(b"\n")
-            said = json.loads(first.removeprefix(b"# "))
-            return Version(path.name, float(said["time"]), said["who"], said["what"], said["etag"]), data
-        except (OSError, ValueError, KeyError, TypeError):
-            return None, b""
+
+def _read(path: Path, whole: bool = False) -> tuple[Version | None, bytes]:
+    """A version and, if `whole`, what it holds; None where there is none that can be read."""
+    try:
+        with path.open("rb") as file:
+            said = json.loads(file.readline(_FIRST_LINE_BYTES).removeprefix(b"# "))
+            version = Version(path.name, float(said["time"]), said["who"], said["what"], said["etag"])
+            return version, file.read() if whole else b""
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, b""
 
 
 def _first_line(version: Version) -> bytes:
-    said = {key: value for key, value in asdict(version).items() if key != "id"}
+    said = asdict(version) | {"who": version.who[:_WORD_CHARACTERS], "what": version.what[:_WORD_CHARACTERS]}
+    del said["id"]
     return b"# " + json.dumps(said).encode() + b"\n"

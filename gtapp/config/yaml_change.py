@@ -7,17 +7,18 @@ is refused.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from gtapp.config.yaml_place import Again, Place
 from gtapp.config.yaml_tree import parse, plain
 from gtapp.config.yaml_write import flow
 from gtapp.errors import ConfigError
 
+T = TypeVar("T")
+
 Path = Sequence[str | int]
-_TRIES = 50  # a path has at most as many aliases to be replaced on its way
+_TRIES = 50  # at changing one value: a path of five keys has fewer aliases on its way
 
 
 def put(text: str, path: Path, value: Any, name: str) -> str:
@@ -55,7 +56,7 @@ def rename(text: str, path: Path, key: str, name: str) -> str:
 def _changed(
     text: str, name: str, path: Path, expect: Callable[[Any], Any], change: Callable[[Place], str]
 ) -> str:
-    expected = _comparable(expect(copy.deepcopy(plain(parse(text, name)))))
+    expected = _comparable(expect(plain(parse(text, name))))
     for unshare in (False, True):
         try:
             changed = _repeated(_unshared(text, path, name) if unshare else text, name, change)
@@ -68,7 +69,7 @@ def _changed(
     raise ConfigError(f"{name}: {where}: cannot be changed in the way it is written, edit the file itself")
 
 
-def _repeated(text: str, name: str, change: Callable[[Place], str]) -> str:
+def _repeated(text: str, name: str, change: Callable[[Place], T]) -> T:
     for _ in range(_TRIES):
         try:
             return change(Place(text, name))
@@ -79,13 +80,7 @@ def _repeated(text: str, name: str, change: Callable[[Place], str]) -> str:
 
 def _unshared(text: str, path: Path, name: str) -> str:
     """The text with its own copy for everything that refers to what is at `path`, or around it."""
-    while True:
-        try:
-            place = Place(text, name)
-            nodes = place.reach(path)
-            break
-        except Again as again:
-            text = again.text
+    nodes, text = _repeated(text, name, lambda at: (at.reach(path), at.text))
     related = {id(node) for node in (*nodes, *nodes[-1].walk())}
     for node in reversed(list(nodes[0].walk())):
         if node.kind == "alias" and id(node.target) in related:
@@ -126,12 +121,12 @@ def _dropped(said: Any, path: Path) -> Any:
 
 
 def _comparable(said: Any) -> Any:
-    """Values as the text they are written in. What is empty is as good as not there."""
+    """Values as the text they are written in. A mapping with nothing in it is as good as none."""
     if isinstance(said, dict):
         entries = {key: _comparable(value) for key, value in said.items()}
         return {key: value for key, value in entries.items() if value is not None} or None
     if isinstance(said, (list, tuple)):
-        return [_comparable(item) for item in said] or None
+        return [_comparable(item) for item in said]
     if isinstance(said, bool):
         return "true" if said else "false"
     return None if said is None else str(said)

@@ -5,7 +5,7 @@ Comments, order, quotes, blank lines and everything else that a change is not ab
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gtapp.config.options import OPTIONS, SERVICE, USER
@@ -13,7 +13,7 @@ from gtapp.config.problems import nearest, quoted
 from gtapp.config.schema import Option
 from gtapp.config.values import ADDRESS, PORT_RANGE
 from gtapp.config.yaml_change import append, put, remove, rename
-from gtapp.config.yaml_tree import parse, plain
+from gtapp.config.yaml_tree import check, line_of, parse, plain
 from gtapp.config.yaml_write import Plain
 from gtapp.errors import ConfigError
 
@@ -23,23 +23,29 @@ _HOST_KEYS = {"hostNumber": "number", "hostRegex": "regex", "hostWithID": "withI
 class Document:
     """The text of a file of `role`. Raises ConfigError on one that cannot be read; `name` begins its messages.
 
-    `elsewhere` says of users who are not to be changed here where they stand.
+    `elsewhere` says of users who are not to be changed here where they stand: what this file says of them counts
+    for nothing.
 
     Values are given and taken in the form that they have in YAML, `Option.show`: 30, true, "1m30s", [":80"]. A value
     that means what is there already changes nothing.
     """
 
     def __init__(
-        self, text: str, role: str, name: str = "configuration", elsewhere: Mapping[str, str] | None = None
+        self,
+        text: str,
+        role: str,
+        name: str = "configuration",
+        elsewhere: Callable[[Document], Mapping[str, str]] = lambda document: {},
     ) -> None:
         self._role = role
         self._name = name
         self._options = OPTIONS[role]
-        self._elsewhere = elsewhere or {}
+        self._elsewhere = elsewhere
         self._bom = text[:1] if text.startswith("\ufeff") else ""
         text = text.removeprefix("\ufeff")
         self._crlf = text.count("\r\n") == text.count("\n") > 0
         self._text = text.replace("\r\n", "\n") if self._crlf else text
+        check(self._text, name)
         self._read()
 
     @property
@@ -50,9 +56,9 @@ class Document:
     # options
 
     def get_option(self, key: str) -> Any:
-        """The value of an option, None if the file does not set it. One that means nothing is given as written."""
+        """The value of an option, None if the file does not set it. One that is not allowed is given as written."""
         entry = self._option(key)
-        return _shown(entry, self._find(self._option_path(key)), key)
+        return _shown(entry, self._find(self._option_path(key)))
 
     def set_option(self, key: str, value: Any) -> None:
         """Set an option where the file has it; None takes it out."""
@@ -60,6 +66,7 @@ class Document:
         if value is None:
             for path in self._option_paths(key):
                 self._remove(path)
+            self._tidy("host")
         elif not _same(entry, self.get_option(key), value):
             self._start()
             self._set_limit((), self._option_path(key), entry, value)
@@ -68,8 +75,7 @@ class Document:
 
     def users(self) -> dict[str, dict[str, Any]]:
         """The users of this file: what is set for each, by key."""
-        users = self._mapping(("users",), "users")
-        return {id: self._user(id) for id in users}
+        return {id: self._user(id) for id in self._users()}
 
     def set_user(self, id: str, values: Mapping[str, Any]) -> None:
         """Set, or with None take out, what `values` names of a user, who is made if there is none.
@@ -81,7 +87,7 @@ class Document:
             if key not in USER:
                 raise ConfigError(f"{self._name}: a user has no {quoted(key)}{nearest(key, USER)}")
         values = _exclusive(values)
-        if id not in self.users():
+        if id not in self._users():
             self._start()
             self._put(("users", id), _new_user(values))
             return
@@ -92,8 +98,7 @@ class Document:
             if value is None:
                 for each in _user_paths(id, key):
                     self._remove(each)
-                if not self._find(("users", id, "host")):
-                    self._remove(("users", id, "host"))
+                self._tidy("users", id, "host")
             elif not _same(entry, self._user(id).get(key), value):
                 self._set_limit(("users", id), path, entry, value)
 
@@ -101,7 +106,7 @@ class Document:
         """Give a user another id."""
         self._check_user(id, there=True)
         self._check_user(new)
-        if new in self.users():
+        if new in self._users():
             raise ConfigError(f"{self._name}: there is a user {quoted(new)} already, choose another id")
         self._text = rename(self._text, ("users", id), new, self._name)
         self._read()
@@ -116,10 +121,9 @@ class Document:
     def services(self) -> list[dict[str, Any]]:
         """The services of this file: what is set for each, by key."""
         found = []
-        for each in self._list(("services",), "services"):
-            if not isinstance(each, Mapping):
-                raise ConfigError(f"{self._name}: services: found a single value, allowed: a mapping")
-            shown = {key: _shown(entry, each.get(key), key) for key, entry in SERVICE.items()}
+        for index in range(len(self._list(("services",), "services"))):
+            each = self._mapping(("services", index), "services")
+            shown = {key: _shown(entry, each.get(key)) for key, entry in SERVICE.items()}
             found.append({key: value for key, value in shown.items() if value is not None})
         return found
 
@@ -134,10 +138,10 @@ class Document:
         services = self.services()
         if index is None:
             order = ("local", *(key for key in SERVICE if key != "local"))
-            new = {key: _written(SERVICE[key], values[key]) for key in order if values.get(key) is not None}
+            given = [key for key in order if values.get(key) is not None]
+            new = {key: _compact(_written(SERVICE[key], values[key])) for key in given}
             self._start()
-            self._text = append(self._text, ("services",), new, self._name)
-            self._read()
+            self._append(("services",), new)
             return len(services)
         self._check_service(index)
         for key, entry in SERVICE.items():
@@ -147,7 +151,7 @@ class Document:
             if values[key] is None:
                 self._remove(path)
             elif not _same(entry, services[index].get(key), values[key]):
-                self._set_list(path, _written(entry, values[key]))
+                self._set(path, entry, _written(entry, values[key]))
         return index
 
     def remove_service(self, index: int) -> None:
@@ -184,15 +188,18 @@ class Document:
         paths = _user_paths(id, key)
         return paths[0] if self._find(paths[0]) is not None else paths[-1]
 
+    def _users(self) -> dict[str, Any]:
+        return self._mapping(("users",), "users")
+
     def _user(self, id: str) -> dict[str, Any]:
         self._mapping(("users", id), f"user {quoted(id)}")
-        shown = {key: _shown(entry, self._find(self._user_path(id, key)), key) for key, entry in USER.items()}
+        shown = {key: _shown(entry, self._find(self._user_path(id, key))) for key, entry in USER.items()}
         return {key: value for key, value in shown.items() if value is not None}
 
     def _check_user(self, id: str, there: bool = False) -> None:
-        if id in self._elsewhere:
-            raise ConfigError(f"user {quoted(id)} stands in {self._elsewhere[id]}: change it there")
-        if there and id not in self.users():
+        if place := self._elsewhere(self).get(id):
+            raise ConfigError(f"user {quoted(id)} stands in {place}: change it there")
+        if there and id not in self._users():
             raise ConfigError(f"{self._name}: there is no user {quoted(id)}")
 
     def _check_service(self, index: int) -> None:
@@ -204,10 +211,16 @@ class Document:
     def _read(self) -> None:
         said = plain(parse(self._text, self._name))
         if said is not None and not isinstance(said, dict):
-            raise ConfigError(f"{self._name}:1: the file: found {_shape(said)}, allowed: a mapping")
+            raise self._unexpected((), "the file", said, "a mapping")
         self._said: dict[str, Any] | None = said
 
     def _find(self, path: Sequence[str | int]) -> Any:
+        """What stands at a path; of `tcp` its ranges."""
+        said = self._raw(path)
+        is_tcp = path[0] == "tcp" or (path[0] == "users" and path[2:] == ("tcp",))
+        return _ranges(said) if is_tcp else said
+
+    def _raw(self, path: Sequence[str | int]) -> Any:
         said: Any = self._said
         for key in path:
             if isinstance(said, list) and isinstance(key, int):
@@ -216,8 +229,6 @@ class Document:
                 said = said.get(str(key))
             else:
                 return None
-        if path == ("tcp",) or path[-1] == "tcp":
-            return _ranges(said)
         return said
 
     def _mapping(self, path: Sequence[str | int], what: str) -> dict[str, Any]:
@@ -225,7 +236,7 @@ class Document:
         if said is None:
             return {}
         if not isinstance(said, dict):
-            raise ConfigError(f"{self._name}: {what}: found {_shape(said)}, allowed: a mapping")
+            raise self._unexpected(path, what, said, "a mapping")
         return said
 
     def _list(self, path: Sequence[str | int], what: str) -> list[Any]:
@@ -233,8 +244,12 @@ class Document:
         if said is None:
             return []
         if not isinstance(said, list):
-            raise ConfigError(f"{self._name}: {what}: found {_shape(said)}, allowed: a list")
+            raise self._unexpected(path, what, said, "a list")
         return said
+
+    def _unexpected(self, path: Sequence[str | int], what: str, said: Any, allowed: str) -> ConfigError:
+        line = line_of(path, self._text, self._name)
+        return ConfigError(f"{self._name}:{line}: {what}: found {_shape(said)}, allowed: {allowed}")
 
     def _start(self) -> None:
         """A file with nothing in it says what it is for."""
@@ -245,23 +260,49 @@ class Document:
         self._text = put(self._text, path, value, self._name)
         self._read()
 
+    def _append(self, path: Sequence[str | int], value: Any) -> None:
+        self._text = append(self._text, path, value, self._name)
+        self._read()
+
     def _remove(self, path: Sequence[str | int], comments: bool = False) -> None:
+        around = self._raw(path[:-1])
+        if isinstance(around, dict) and path[-1] not in around:
+            return
         self._text = remove(self._text, path, self._name, comments)
         self._read()
+
+    def _tidy(self, *path: str) -> None:
+        """Take out a mapping with nothing in it any more."""
+        if self._raw(path) is None:
+            self._remove(path)
 
     def _set_limit(self, at: tuple[str, ...], path: tuple[str, ...], entry: Option, value: Any) -> None:
         """Set what may stand below `tcp` or `host`. No ports at all cannot be said by `tcp`: it stands for itself."""
         written = _written(entry, value)
         if path[-1] != "tcp":
-            self._set_list(path, written)
+            self._set(path, entry, written)
         elif written:
-            self._set_list(path, [{"range": each} for each in written])
+            self._set(path, entry, [{"range": each} for each in written])
         else:
             self._remove(path)
             self._put((*(at or ("options",)), entry.key), [])
 
-    def _set_list(self, path: Sequence[str | int], value: Any) -> None:
-        self._put(path, value)
+    def _set(self, path: Sequence[str | int], entry: Option, value: Any) -> None:
+        """Set a value. A list keeps its form, and those of its items that stay are not touched."""
+        old = self._raw(path)
+        if not isinstance(value, list) or not isinstance(old, list) or not value or not old:
+            self._put(path, _compact(value))
+            return
+        meant = [_item(entry, each) for each in value]
+        stay: list[int] = []
+        for index, each in enumerate(old):
+            if len(stay) < len(meant) and _item(entry, each) == meant[len(stay)]:
+                stay.append(index)
+        for each in value[len(stay) :]:
+            self._append(path, each)
+        for index in reversed(range(len(old))):
+            if index not in stay:
+                self._remove((*path, index))
 
 
 def _user_paths(id: str, key: str) -> list[tuple[str, ...]]:
@@ -283,9 +324,9 @@ def _new_user(values: Mapping[str, Any]) -> dict[str, Any]:
         if key == "tcpRange" and value:
             new["tcp"] = [{"range": each} for each in value]
         elif key in _HOST_KEYS:
-            new.setdefault("host", {})[_HOST_KEYS[key]] = value
+            new.setdefault("host", {})[_HOST_KEYS[key]] = _compact(value)
         else:
-            new[key] = value
+            new[key] = _compact(value)
     return new
 
 
@@ -308,22 +349,27 @@ def _ranges(said: Any) -> Any:
     return [each for each in ranges if each is not None] or None
 
 
-def _shown(entry: Option, said: Any, key: str) -> Any:
+def _shown(entry: Option, said: Any) -> Any:
     """What the file says in the form of `Option.show`; as it is written where it cannot be read."""
     if said is None:
         return None
     texts = said if isinstance(said, list) else [said]
+    if not all(isinstance(text, str) for text in texts) or (isinstance(said, list) and not entry.many):
+        return None
     try:
-        values = [entry.kind.parse(str(text)) for text in texts]
+        values = [entry.kind.parse(text) for text in texts]
     except ValueError:
         return said
-    if entry.many:
-        return entry.show(values)
-    return entry.show(values[0]) if len(values) == 1 else said
+    return entry.show(values if entry.many else values[0])
 
 
 def _same(entry: Option, old: Any, new: Any) -> bool:
-    return old is not None and old == _shown(entry, _texts(new), entry.key)
+    return old is not None and old == _shown(entry, _texts(new))
+
+
+def _item(entry: Option, each: Any) -> Any:
+    """What an item of a list means, by itself or as the `range` of a `tcp`."""
+    return _shown(entry, [_texts(each.get("range") if isinstance(each, dict) else each)])
 
 
 def _texts(value: Any) -> Any:
@@ -334,16 +380,26 @@ def _texts(value: Any) -> Any:
 
 def _written(entry: Option, value: Any) -> Any:
     """A value as it is to be written: without quotes what is no text to GT."""
-    if isinstance(value, (list, tuple)):
-        return [_written(entry, each) for each in value]
-    if isinstance(value, str) and value:
-        if entry.kind in (ADDRESS, PORT_RANGE):
-            return Plain(value)
-        try:
-            return value if isinstance(entry.kind.show(entry.kind.parse(value)), str) else Plain(value)
-        except ValueError:
-            return value
-    return value
+    if entry.many:
+        return [_word(entry, each) for each in (value if isinstance(value, (list, tuple)) else [value])]
+    return _word(entry, value)
+
+
+def _word(entry: Option, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if entry.kind in (ADDRESS, PORT_RANGE):
+        return Plain(value)
+    try:
+        return value if isinstance(entry.kind.show(entry.kind.parse(value)), str) else Plain(value)
+    except ValueError:
+        return value
+
+
+def _compact(value: Any) -> Any:
+    """A list of one word is that word."""
+    is_word = isinstance(value, list) and len(value) == 1 and not isinstance(value[0], dict)
+    return value[0] if is_word else value
 
 
 def _shape(said: Any) -> str:

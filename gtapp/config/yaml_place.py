@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from gtapp.config.yaml_tree import Node, parse, plain
@@ -25,10 +26,9 @@ class Place:
     """A text before a change. Each method gives the text after it, or raises ConfigError or Again."""
 
     def __init__(self, text: str, name: str) -> None:
-        self._text = text
+        self.text = text
         self._name = name
         self._root = parse(text, name)
-        self._step, self._offset = self._indentation()
 
     # changes
 
@@ -48,6 +48,9 @@ class Place:
     def append(self, path: Sequence[str | int], value: Any) -> str:
         nodes = self.reach(path) if self._root else []
         if len(nodes) <= len(path):
+            inherited = nodes[-1].merged(str(path[-1])) if len(nodes) == len(path) else None
+            if inherited is not None:
+                raise Again(self._add(nodes[-1], str(path[-1]), plain(inherited)))
             return self.put(path, [value])
         node = nodes[-1]
         if node.kind == "alias":
@@ -61,19 +64,21 @@ class Place:
             return self._with(end, end, f", {flow(value)}")
         dashes = [self._dash(each) for each in node.items]
         column = self._column(dashes[0])
-        lines = item(value, column, self._step, self._offset)
+        lines = item(value, column, *self._indentation)
         return self._below(dashes, node.items[-1].end, column, lines)
 
     def remove(self, path: Sequence[str | int], comments: bool) -> str:
         nodes = self.reach(path) if self._root else []
         if len(nodes) <= len(path):
             inherited = len(nodes) == len(path) and nodes[-1].merged(str(path[-1]))
-            return self._add(nodes[-1], str(path[-1]), None) if inherited else self._text
+            return self._add(nodes[-1], str(path[-1]), None) if inherited else self.text
         parent = nodes[-2]
         if parent.kind == "mapping":
             if parent.merged(str(path[-1])) is not None:
                 return self._replace(nodes, path, None)
             spans = [(key.start, value.end) for key, value in parent.entries]
+        elif len(parent.items) == 1:
+            return self._replace(nodes[:-1], path[:-1], [])
         else:
             spans = [(each.start if parent.flow else self._dash(each), each.end) for each in parent.items]
         at = next(at for at, span in enumerate(spans) if span[1] == nodes[-1].end)
@@ -90,7 +95,8 @@ class Place:
 
     def reach(self, path: Sequence[str | int]) -> list[Node]:
         """The nodes on the way to `path`, from the root, as far as there are any that are written there."""
-        assert self._root is not None
+        if self._root is None:
+            raise ConfigError(f"{self._name}: is empty")
         nodes = [self._root]
         for at, key in enumerate(path):
             node = nodes[-1]
@@ -120,32 +126,30 @@ class Place:
         """The text of a file that had nothing in it but comments."""
         for key in reversed(path):
             value = {key: value}
-        text = self._text if not self._text or self._text.endswith("\n") else self._text + "\n"
-        return text + "\n".join(nested(value, -self._step, self._step, self._offset)) + "\n"
+        text = self.text if not self.text or self.text.endswith("\n") else self.text + "\n"
+        return text + "\n".join(self._lines(value)) + "\n"
 
     def _replace(self, nodes: list[Node], path: Sequence[str | int], value: Any) -> str:
         """Another value for the last of `nodes`."""
         old = nodes[-1]
         if len(nodes) == 1:
-            return self._with(
-                old.start, old.end, "\n".join(nested(value, -self._step, self._step, self._offset))
-            )
+            return self._with(old.start, old.end, "\n".join(self._lines(value)))
         parent = nodes[-2]
         own = parent.entry(str(path[len(nodes) - 2])) if parent.kind == "mapping" else None
         space = " " if old.start == old.end else ""
         if own is None or parent.flow:
             return self._with(old.start, old.end, space + flow(value))
         key = own[0]
-        colon = self._text.index(":", key.end) + 1
+        colon = self.text.index(":", key.end) + 1
         if is_nested(value):
-            lines = "\n" + "\n".join(nested(value, self._column(key.start), self._step, self._offset))
+            lines = "\n" + "\n".join(nested(value, self._column(key.start), *self._indentation))
             if old.is_block:
                 return self._with(self._line_end(colon), self._line_end(old.end), lines)
             end = self._line_end(old.end)
-            behind = self._text[old.end : end].rstrip()
+            behind = self.text[old.end : end].rstrip()
             return self._with(colon, end, behind + lines)
         if old.is_block:
-            comment = self._text[colon : self._line_end(colon)]
+            comment = self.text[colon : self._line_end(colon)]
             return self._with(colon, self._line_end(old.end), f" {inline(value)}{comment}")
         return self._with(old.start, old.end, space + inline(value, old.style))
 
@@ -153,11 +157,11 @@ class Place:
         """One more entry for a mapping."""
         first, (last_key, last) = node.entries[0][0], node.entries[-1]
         if node.flow:
-            own_line = not self._text[self._line_start(last_key.start) : last_key.start].strip()
+            own_line = not self.text[self._line_start(last_key.start) : last_key.start].strip()
             between = ",\n" + " " * self._column(last_key.start) if own_line else ", "
             return self._with(last.end, last.end, f"{between}{scalar(key, True)}: {flow(value)}")
         column = self._column(first.start)
-        lines = entry(key, value, column, self._step, self._offset)
+        lines = entry(key, value, column, *self._indentation)
         return self._below([each.start for each, _ in node.entries], last.end, column, lines)
 
     def _below(self, starts: list[int], last_end: int, column: int, lines: list[str]) -> str:
@@ -168,14 +172,13 @@ class Place:
 
     def _cut_in_flow(self, parent: Node, spans: list[tuple[int, int]], at: int) -> str:
         if len(spans) == 1:
-            opening, empty = ("{", "{}") if parent.kind == "mapping" else ("[", "[]")
-            return self._with(self._text.index(opening, parent.start), parent.end, empty)
+            return self._with(self.text.index("{", parent.start), parent.end, "{}")
         if at + 1 < len(spans):
             return self._with(spans[at][0], spans[at + 1][0], "")
         return self._with(spans[at - 1][1], spans[at][1], "")
 
     def _cut_lines(self, parent: Node, spans: list[tuple[int, int]], at: int, comments: bool) -> str:
-        text, (start, end) = self._text, spans[at]
+        text, (start, end) = self.text, spans[at]
         column = self._column(start)
         begin = self._line_start(start)
         if text[begin:start].strip():  # behind the dash of a list
@@ -188,37 +191,44 @@ class Place:
             if at > 0 or not above or not text[:above].rstrip(" ").endswith(":\n"):
                 begin = above
         after = min(self._behind_comments(end, column + 1) + 1, len(text))
-        if begin == 0 or text[:begin].endswith("\n\n"):  # one blank line stays of two
+        above_line = text[self._line_start(begin - 1) : begin].strip() if begin else ""
+        first_of_all = at == 0 and not above_line.startswith("#")
+        if not above_line or first_of_all:  # of two blank lines one stays, and below the key of all none
             while text[after:].partition("\n")[0].strip() == "" and after < len(text):
                 after = text.find("\n", after) + 1 or len(text)
             if after == len(text):
                 begin = len(text[:begin].rstrip("\n")) + 1 if begin else 0
         return self._with(begin, after, "")
 
+    def _lines(self, value: Any) -> list[str]:
+        """The lines of a mapping that is all of the file."""
+        step, offset = self._indentation
+        return nested(value, -step, step, offset)
+
     # where things are
 
     def _with(self, start: int, end: int, new: str) -> str:
-        return self._text[:start] + new + self._text[end:]
+        return self.text[:start] + new + self.text[end:]
 
     def _line_start(self, at: int) -> int:
-        return self._text.rfind("\n", 0, at) + 1
+        return self.text.rfind("\n", 0, at) + 1
 
     def _line_end(self, at: int) -> int:
-        end = self._text.find("\n", at)
-        return len(self._text) if end < 0 else end
+        end = self.text.find("\n", at)
+        return len(self.text) if end < 0 else end
 
     def _column(self, at: int) -> int:
         return at - self._line_start(at)
 
     def _dash(self, node: Node) -> int:
         """Where an item of a list in lines begins."""
-        return self._text.rfind("-", 0, node.start)
+        return self.text.rfind("-", 0, node.start)
 
     def _behind_comments(self, end: int, column: int) -> int:
         """The end of the line of `end`, or of the comments right below it that are indented by `column` or more."""
         end = self._line_end(end)
-        while end < len(self._text):
-            line = self._text[end + 1 : self._line_end(end + 1)]
+        while end < len(self.text):
+            line = self.text[end + 1 : self._line_end(end + 1)]
             if not line.lstrip().startswith("#") or len(line) - len(line.lstrip()) < column:
                 break
             end += 1 + len(line)
@@ -228,7 +238,7 @@ class Place:
         """The start of the comments right above the line at `begin` that are indented as it is."""
         while begin:
             above = self._line_start(begin - 1)
-            line = self._text[above : begin - 1]
+            line = self.text[above : begin - 1]
             if not line.lstrip().startswith("#") or len(line) - len(line.lstrip()) != column:
                 break
             begin = above
@@ -237,8 +247,9 @@ class Place:
     def _is_spaced(self, start: int) -> bool:
         """Whether there is a blank line above an entry and its comments."""
         above = self._above_comments(self._line_start(start), self._column(start))
-        return above > 0 and not self._text[self._line_start(above - 1) : above].strip()
+        return above > 0 and not self.text[self._line_start(above - 1) : above].strip()
 
+    @cached_property
     def _indentation(self) -> tuple[int, int]:
         """How far this file indents mappings in mappings, and the dashes of lists below their key."""
         step = offset = None
@@ -250,6 +261,8 @@ class Place:
                     step = self._column(value.entries[0][0].start) - self._column(key.start)
                 if value.is_block and value.items and offset is None:
                     offset = self._column(self._dash(value.items[0])) - self._column(key.start)
+            if step is not None and offset is not None:
+                break
         step = step or DEFAULT_STEP
         return step, step if offset is None else offset
 
@@ -261,5 +274,5 @@ class Place:
         return Again(self._with(alias.start, alias.end, refers))
 
     def _unexpected(self, node: Node, allowed: str) -> ConfigError:
-        line = self._text.count("\n", 0, node.start) + 1
+        line = self.text.count("\n", 0, node.start) + 1
         return ConfigError(f"{self._name}:{line}: found {_SHAPES[node.kind]}, allowed: {allowed}")

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ class Node:
     target: Node | None = None  # of an alias
     items: list[Node] = field(default_factory=list)
     entries: list[tuple[Node, Node]] = field(default_factory=list)
+    own: dict[str, tuple[Node, Node]] = field(default_factory=dict)  # the entries without merges, by key
 
     @property
     def is_block(self) -> bool:
@@ -50,23 +52,22 @@ class Node:
 
     def entry(self, key: str) -> tuple[Node, Node] | None:
         """The entry of this mapping that is written in it: its key and value."""
-        for each in self.entries:
-            if each[0].value == key and not is_merge(each[0]):
-                return each
-        return None
+        return self.own.get(key)
 
     def merged(self, key: str) -> Node | None:
         """What `key` has by a merge (`<<: *other`) alone."""
-        for name, value in self.entries:
-            if not is_merge(name):
-                continue
-            for source in value.items if value.kind == "list" else [value]:
-                source = source.resolved
-                found = source.entry(key)
-                inherited = found[1] if found else source.merged(key)
-                if inherited is not None:
-                    return inherited
+        for source in self.sources():
+            found = source.resolved.entry(key)
+            inherited = found[1] if found else source.resolved.merged(key)
+            if inherited is not None:
+                return inherited
         return None
+
+    def sources(self) -> Iterator[Node]:
+        """What is merged into this mapping, what counts more first."""
+        for key, value in self.entries:
+            if is_merge(key):
+                yield from value.items if value.kind == "list" else [value]
 
     @property
     def resolved(self) -> Node:
@@ -87,19 +88,30 @@ def is_merge(key: Node) -> bool:
     return key.value == _MERGE and key.style is None
 
 
-def parse(text: str, name: str) -> Node | None:
-    """The tree of a text; None where there is nothing but comments. `name` begins the messages.
+def check(text: str, name: str) -> None:
+    """Raise ConfigError on a text that the readers of configurations refuse. `name` begins the message."""
+    if not _is_empty(text):
+        YamlFile(Path(name), Problems(), Files({str(Path(name)): text}))
 
-    Raises ConfigError on what the readers of configurations refuse, and on a key that is there twice.
+
+@lru_cache(maxsize=2)  # a change reads the text before it, which it has just written, and the text after
+def parse(text: str, name: str) -> Node | None:
+    """The tree of a text; None where there is nothing but comments. The text is one that was checked, and changed.
+
+    Raises ConfigError where it is no YAML, and on a key that is there twice. `name` begins the message.
     """
-    if all(not line or line.startswith(("#", "---")) for line in map(str.strip, text.splitlines())):
+    if _is_empty(text):
         return None
-    problems = Problems()
-    file = YamlFile(Path(name), problems, Files({str(Path(name)): text}))  # has its limits of depth and size
-    file.mapping(file.root, "the file")
-    problems.check()
     events = (event for event in yaml.parse(text, Loader=_Loader) if isinstance(event, _OF_NODES))
-    return _Composer(text, name, events).node()
+    try:
+        return _Composer(text, name, events).node()
+    except (yaml.YAMLError, KeyError) as error:  # KeyError: an alias of nothing
+        raise ConfigError(f"{name}: is not valid YAML: {error}") from None
+
+
+def _is_empty(text: str) -> bool:
+    lines = (line.removeprefix("---").strip() for line in text.removeprefix("\ufeff").splitlines())
+    return all(not line or line.startswith("#") for line in lines)
 
 
 _OF_NODES = (yaml.NodeEvent, yaml.CollectionEndEvent)
@@ -145,21 +157,35 @@ class _Composer:
                 continue
             value = self.node()
             assert value is not None
-            self._check_key(node, first)
             node.entries.append((first, value))
+            if not is_merge(first):
+                self._check_key(node, first)
+                node.own[first.value] = (first, value)
             last = value.end
         node.end = self._end if node.flow else last
 
     def _check_key(self, node: Node, key: Node) -> None:
-        line = self._text.count("\n", 0, key.start) + 1
-        if key.kind != "scalar":
-            raise ConfigError(f"{self._name}:{line}: a key has to be a word")
-        if node.entry(key.value) and not is_merge(key):
-            raise ConfigError(f"{self._name}:{line}: {quoted(key.value)} is there twice")
+        if key.kind == "scalar" and key.value not in node.own:
+            return
+        problem = "a key has to be a word" if key.kind != "scalar" else f"{quoted(key.value)} is there twice"
+        raise ConfigError(f"{self._name}:{self._text.count(chr(10), 0, key.start) + 1}: {problem}")
 
 
 def _style(event: yaml.ScalarEvent) -> str | None:
     return event.style if event.style in ("'", '"', "|", ">") else None
+
+
+def line_of(path: Sequence[str | int], text: str, name: str) -> int:
+    """The line of what is at a path, or around it."""
+    node = parse(text, name)
+    for key in path if node else ():
+        own = node.resolved.entry(key) if node and isinstance(key, str) else None
+        items = node.resolved.items if node else []
+        found = own[1] if own else items[key] if isinstance(key, int) and key < len(items) else None
+        if found is None:
+            break
+        node = found
+    return text.count("\n", 0, node.start) + 1 if node else 1
 
 
 def plain(node: Node | None) -> Any:
@@ -171,15 +197,12 @@ def plain(node: Node | None) -> Any:
     if node.kind == "list":
         return [plain(item) for item in node.items]
     if node.kind == "mapping":
-        said: dict[str, Any] = {}
-        for key, value in node.entries:
-            if is_merge(key):
-                for source in value.items if value.kind == "list" else [value]:
-                    inherited = plain(source)
-                    if isinstance(inherited, dict):
-                        said = inherited | said
-        own = {key.value: plain(value) for key, value in node.entries if not is_merge(key)}
-        return said | own
+        own = {key: plain(value) for key, (_, value) in node.own.items()}
+        for source in node.sources() if len(own) < len(node.entries) else ():
+            inherited = plain(source)
+            if isinstance(inherited, dict):
+                own = inherited | own
+        return own
     if node.is_null:
         return None
     return Plain(node.value) if node.style is None else node.value
