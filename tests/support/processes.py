@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -190,15 +191,21 @@ class Relay(Child):
     @property
     def workers(self) -> list[psutil.Process]:
         """The processes that relay, oldest first."""
-        return [child for child in self._children() if "console" not in child.cmdline()]
+        return self._children(lambda words: "console" not in words)
 
     @property
     def consoles(self) -> list[psutil.Process]:
         """Its console, and one that is about to end."""
-        return [child for child in self._children() if "console" in child.cmdline()]
+        return self._children(lambda words: "console" in words)
 
-    def _children(self) -> list[psutil.Process]:
-        return sorted(psutil.Process(self.pid).children(), key=lambda child: child.pid)
+    def _children(self, wanted: Callable[[list[str]], bool]) -> list[psutil.Process]:
+        """Those that have not ended."""
+        found = []
+        for child in psutil.Process(self.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # of which a zombie is a kind
+                if wanted(child.cmdline()):
+                    found.append(child)
+        return sorted(found, key=lambda child: child.pid)
 
     def stats(self, timeout: float = PATIENCE_S) -> dict[str, Any]:
         """What the workers count just now, all together: fds, greenlets, tunnels, streams, pumps, counters.
