@@ -18,8 +18,9 @@ _WORD = re.compile(r"[A-Za-z]+")
 _IN_GROUPS = {"tcp": "tcpRange", "range": "tcpRange", "regex": "hostRegex", "number": "hostNumber"}
 
 
-def tell(outcome: Outcome, done: str) -> None:
-    """Say `done`, and what the running GT told; or that it did not take it over, and what became of the file."""
+def tell(outcome: Outcome, done: str) -> bool:
+    """Say `done`, and what the running GT told; or that it did not take it over, and what became of the file. Whether
+    the change stands."""
     result = settle(outcome)
     if result.state == "done":
         flash("\n".join((done, *result.lines)), "ok")
@@ -31,6 +32,7 @@ def tell(outcome: Outcome, done: str) -> None:
             "Saved, but not in use yet: the running GT has not taken it over. It will at its next start."
         )
         flash(f"{waiting}\n{result.problem}", "warn")
+    return result.state != "refused"
 
 
 def split_problems(error: ConfigError, keys: Collection[str]) -> dict[str, str]:

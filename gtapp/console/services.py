@@ -28,7 +28,7 @@ from gtapp.errors import ConfigError, GTError
 
 blueprint = Blueprint("services", __name__, url_prefix="/services")
 
-SCOPE = "settings"
+SCOPE = "users"  # the same as for whatever else lets somebody in
 MAIN = ("local", "hostPrefix", "remoteTCPPort", "remoteTCPRandom")
 TOLD = ("forwardedFor", "proxyProtocol", "useLocalAsHTTPHost", "localTimeout")
 GUARDS = ("allowIPs", "denyIPs")

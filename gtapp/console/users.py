@@ -123,7 +123,8 @@ def create() -> Any:
     except ConfigError as error:
         posted.errors |= split_problems(error, ("id", *LIMITS, *VISITORS))
         return make_response(_new_form(posted), 422)
-    tell(outcome, _("User %(user)s can connect now.", user=user))
+    if not tell(outcome, _("User %(user)s can connect now.", user=user)):
+        return redirect(url_for("users.index"), 303)
     return redirect(url_for("users.join", user=user), 303)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import flask
 import gevent
 import pytest
 import yaml
@@ -60,6 +61,7 @@ def users_in(path: Path) -> dict[str, Any]:
 def test_a_change_is_saved_taken_over_and_noted(server, path, relay):
     outcome = changes.save_user("bob", {"speed": "1MiB"}, None, new=True)
     assert users_in(path)["bob"] == {"secret": outcome.secret, "speed": "1MiB"}
+    assert outcome.saved is not None
     assert outcome.saved.before == SERVER
     assert outcome.saved.after.text == path.read_text()
     assert (outcome.lines, outcome.problem) == (["server.yml: users (1 added): live"], "")
@@ -132,6 +134,7 @@ def test_options_text_and_versions(server, path):
     changes.save_options({"speed": None}, None)
     assert "speed" not in path.read_text()
     outcome = changes.save_text(SERVER + "# edited\n", server.store.read().etag)
+    assert outcome.saved is not None
     assert "domain: example.com" in outcome.saved.before
     assert outcome.lines
     oldest = server.store.versions()[-1]
@@ -178,7 +181,7 @@ def test_a_hundred_changes_at_once_are_all_saved_and_taken_over(server, path, re
         return {}
 
     relay.answers["reload"] = reload
-    app = changes.current_app._get_current_object()
+    app = flask.globals.app_ctx.app
 
     def add(number: int) -> bool:
         with app.test_request_context("/"):
@@ -204,7 +207,7 @@ def test_a_change_during_a_reload_waits_for_the_next_one(server, path, relay):
         return {}
 
     relay.answers["reload"] = reload
-    app = changes.current_app._get_current_object()
+    app = flask.globals.app_ctx.app
 
     def add(name: str) -> list[str]:
         with app.test_request_context("/"):

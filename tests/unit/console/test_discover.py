@@ -14,7 +14,7 @@ from flask import Flask
 
 from gtapp.config.options import LOCAL
 from gtapp.console import WEB, dial, i18n
-from gtapp.console.dial import Tried, try_service
+from gtapp.console.dial import Speech, Tried, try_service
 from gtapp.console.discover import discover
 from tests.support.certificates import make_pair
 from tests.support.processes import eventually
@@ -102,13 +102,19 @@ def test_tls(tmp_path):
     with serving(speaking_tls(http, make_pair().write(tmp_path))) as port:
         assert attempt("https", port).text == "It answers, and speaks TLS."
         assert attempt("http", port).text == f"TLS is spoken at 127.0.0.1:{port}: choose https:// for it."
+        usual: Speech
         for usual in ("http", "https"):
             assert discover(ports={port: ("Web", usual)})[0].scheme == "https"
 
 
 def test_what_listens_is_found_with_what_it_speaks():
     with serving(http) as web, serving(banner) as ssh, serving(gone) as other:
-        ports = {web: ("Web", "http"), ssh: ("SSH", "http"), other: ("?", "https"), 1: ("?", "tcp")}
+        ports: dict[int, tuple[str, Speech]] = {
+            web: ("Web", "http"),
+            ssh: ("SSH", "http"),
+            other: ("?", "https"),
+            1: ("?", "tcp"),
+        }
         found = {each.port: each for each in discover(ports=ports)}
         assert found.keys() == {web, ssh, other}
         assert (found[web].scheme, found[ssh].scheme) == ("http", "tcp")
@@ -136,6 +142,7 @@ def test_gt_itself_is_never_found(tmp_path):
     )
     with child:
         assert child.stdout is not None
+        assert child.stdin is not None
         port = int(child.stdout.readline())
         assert discover(ports={port: ("Web", "tcp")}) == []
         child.stdin.close()

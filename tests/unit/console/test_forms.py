@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -58,7 +58,7 @@ def sample_of(entry: Option) -> str:
 
 
 def posted(
-    table: dict[str, Option], form: dict[str, str], own: dict[str, Any], *keys: str, **more: Any
+    table: Mapping[str, Option], form: dict[str, str], own: dict[str, Any], *keys: str, **more: Any
 ) -> Posted:
     return forms.read(table, MultiDict(form), own, keys=keys or tuple(form), **more)
 

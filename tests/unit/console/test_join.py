@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gtapp.config.load import ServerConfig, load_client, load_server
 from gtapp.console import join
-from gtapp.console.join import invitation, own_certificate, public_host, public_links, urls_of
+from gtapp.console.join import Invitation, own_certificate, public_host, public_links, urls_of
 from gtapp.server import certificates
 from gtapp.wire.join_code import JoinCode
 from tests.support.certificates import make_pair
@@ -21,9 +22,15 @@ def server(*words: str) -> ServerConfig:
     return load_server(("--id", "alice", "--secret", SECRET, *words), {})
 
 
+def invited(config: ServerConfig, reached_at: str = "", status: dict[str, Any] | None = None) -> Invitation:
+    made = join.invitation(config, config.users["alice"], reached_at, status)
+    assert made is not None
+    return made
+
+
 def test_a_code_has_all_that_a_client_needs():
     config = server("--addr", "8080", "--domain", "example.com")
-    made = invitation(config, config.users["alice"], "console.example.com:8000")
+    made = invited(config, "console.example.com:8000")
     assert JoinCode.parse(made.code) == JoinCode(
         "alice", SECRET, ("tcp://example.com:8080",), name="example.com"
     )
@@ -34,7 +41,7 @@ def test_a_code_has_all_that_a_client_needs():
 
 def test_the_commands_are_those_of_that_client():
     config = server("--addr", "8080", "--domain", "example.com")
-    made = invitation(config, config.users["alice"])
+    made = invited(config)
     for text, before in ((made.python, ["python", "gt.py"]), (made.docker, ["docker", "run"])):
         words = shlex.split(text)
         assert words[:2] == before
@@ -49,7 +56,7 @@ def test_tls_comes_first_and_a_certificate_of_its_own_is_named(tmp_path):
     config = load_server(("-c", str(path)), {})
     assert own_certificate(config) == ""  # it is not made yet
     certificate = certificates.Certificate("", "", [], tmp_path, "tls1.2")
-    made = invitation(config, config.users["alice"])
+    made = invited(config)
     code = JoinCode.parse(made.code)
     assert code.remotes == ("tls://example.com:443", "tcp://example.com:80")
     assert len(code.fingerprint) == 64
@@ -63,7 +70,7 @@ def test_a_certificate_of_an_authority_needs_no_more(tmp_path):
     files = make_pair(["example.com"], issuer=issuer).write(tmp_path)
     config = server("--tlsAddr", "443", "--certFile", str(files.cert), "--keyFile", str(files.key))
     assert own_certificate(config) == ""
-    assert "remoteCertInsecure" not in invitation(config, config.users["alice"]).python
+    assert "remoteCertInsecure" not in invited(config).python
 
 
 def test_the_names_of_what_is_made_are_the_servers():
@@ -75,7 +82,7 @@ def test_who_is_not_known_gets_no_code(tmp_path):
     path = tmp_path / "server.yml"
     path.write_text(f"options: {{addr: 80}}\nusers: {{alice: {{verifier: '{verifier}'}}}}\n")
     config = load_server(("-c", str(path)), {})
-    assert invitation(config, config.users["alice"]) is None
+    assert join.invitation(config, config.users["alice"]) is None
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,7 @@ def test_the_host_that_clients_reach(words, reached_at, host):
     config = server(*words)
     assert public_host(config.options, reached_at) == host
     assert (
-        JoinCode.parse(invitation(config, config.users["alice"], reached_at).code)
+        JoinCode.parse(invited(config, reached_at).code)
         .remotes[0]
         .startswith(f"tcp://[{host}]" if ":" in host else f"tcp://{host}")
     )
@@ -102,9 +109,9 @@ def test_the_host_that_clients_reach(words, reached_at, host):
 
 def test_a_port_that_the_system_chooses_is_the_one_it_chose():
     config = server("--addr", "127.0.0.1:0")
-    assert invitation(config, config.users["alice"]) is None
+    assert join.invitation(config, config.users["alice"]) is None
     status = {"units": [{"listeners": [{"option": "addr", "address": "127.0.0.1:45678"}]}]}
-    made = invitation(config, config.users["alice"], "", status)
+    made = invited(config, "", status)
     assert JoinCode.parse(made.code).remotes == ("tcp://127.0.0.1:45678",)
 
 
