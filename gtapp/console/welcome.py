@@ -257,8 +257,8 @@ def visit(url: str) -> bool:
 def _ask(target: str, port: int, name: str, authority: str, over_tls: bool) -> bytes:
     """The head of the answer, or what has come of it. Raises OSError."""
     answer = b""
-    with socket.create_connection((target, port), timeout=VISIT_S) as plain:
-        sock = _secured(plain, name) if over_tls else plain
+    plain = socket.create_connection((target, port), timeout=VISIT_S)
+    with _secured(plain, name) if over_tls else plain as sock:
         sock.sendall(
             f"HEAD / HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: GT\r\nConnection: close\r\n\r\n".encode()
         )
@@ -272,4 +272,8 @@ def _secured(plain: socket.socket, name: str) -> ssl.SSLSocket:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return context.wrap_socket(plain, server_hostname=name)
+    try:
+        return context.wrap_socket(plain, server_hostname=name)
+    except BaseException:
+        plain.close()
+        raise

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -16,6 +16,7 @@ from gtapp.config.load import load_server
 from gtapp.config.passwords import hasher
 from gtapp.config.values import Address
 from gtapp.console import setup_server, setup_words
+from gtapp.console.setup_certificate import CertificateCheck, Problem
 from gtapp.console.setup_checks import BindCheck
 from gtapp.errors import GTError
 from tests.support.certificates import make_pair
@@ -372,14 +373,11 @@ def test_what_is_wrong_with_files(at_certificate: Browser, tmp_path: Path) -> No
 
 
 def test_every_problem_of_a_certificate_has_words(browser: Browser) -> None:
-    problems = setup_server.check_certificate.__globals__["Problem"].__args__
+    problems = get_args(Problem)
     assert len(problems) == 12
     with browser.app.test_request_context():
-        words = {
-            setup_words.certificate_problem(setup_words.CertificateCheck(problem=each, detail="x"))
-            for each in problems
-        }
-    assert len(words) == 12
+        checks = [CertificateCheck(problem=each, detail="x") for each in problems]
+        assert len({setup_words.certificate_problem(each) for each in checks}) == 12
 
 
 # the first client
