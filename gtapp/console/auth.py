@@ -7,6 +7,7 @@ and what is not marked with `@needs` it may only read.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -86,7 +87,7 @@ class Nobody(AnonymousUserMixin):  # type: ignore[misc]
 
 def init_app(app: Flask) -> None:
     # Flask-Login's own cookies are not used; another application on this host may have some by its usual names.
-    app.config["REMEMBER_COOKIE_NAME"] = "gt_unused"
+    app.config["REMEMBER_COOKIE_NAME"] = f"gt_{secrets.token_hex(8)}"
     manager = LoginManager()
     manager.anonymous_user = Nobody
     manager.session_protection = None

@@ -23,7 +23,7 @@ log = logging.getLogger("gt.console")
 _limited = Limited("gt.console")
 
 MAX_BODY = 1024 * 1024
-MAX_LARGE_BODY = 10 * 1024 * 1024  # as large as a configuration file may be, and what surrounds it
+MAX_LARGE_BODY = 11 * 1024 * 1024  # a configuration file may have 10 MiB, and something surrounds it
 LARGE = ("yaml",)  # the blueprints whose forms carry a whole file
 _HOSTS = OPTIONS["server"]["webHosts"]
 SAFE = ("GET", "HEAD", "OPTIONS")
