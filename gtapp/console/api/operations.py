@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from http import HTTPStatus
@@ -33,6 +34,23 @@ Decorator = Callable[[View], View]
 _UNUSABLE = "some of it cannot be used: errors says what"
 _OWN = "gt"  # where `_apidoc` has what our decorators say
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_IN_PATH = re.compile(r"<(?:\w+:)?(\w+)>")
+_PATH = {
+    name: {"in": "path", "name": name, "required": True, "description": description, "example": example}
+    for name, description, example in (
+        (
+            "user",
+            "An id; one that is no plain word is written as ~ and its base64 (RFC 4648 section 5).",
+            "alice",
+        ),
+        ("connection", "Id of a connection, as the list of them has it.", "1.4.9"),
+        ("tunnel", "Id of a tunnel, as the list of them has it.", "1.4"),
+        ("version", "Id of a version, as the history has it.", "000001"),
+        ("session", "Id of a session, as the list of them has it.", "0123456789abcdef"),
+        ("token", "Id of a token, as the list of them has it.", "0123456789abcdef"),
+        ("number", "Place of the service in the file, from 1.", 1),
+    )
+}
 _IF_MATCH = {
     "in": "header",
     "name": "If-Match",
@@ -79,7 +97,9 @@ class _Parser(FlaskParser):
     """Reads what comes with a request; what is wrong is told by field."""
 
     def _raw_load_json(self, req: Any) -> Any:
-        if req.get_data(cache=True) and not req.is_json:
+        if not req.get_data(cache=True):
+            raise Refused(400, "there is no body: send JSON")
+        if not req.is_json:
             raise Refused(415, "send JSON, with the header Content-Type: application/json")
         return super()._raw_load_json(req)
 
@@ -137,8 +157,10 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     def _operation(self, rule: str, method: str) -> Decorator[Any]:
         def decorate(view: View) -> View:
             documented: View = _remember(view, operation=f"{self.name}_{view.__name__}")
-            # An id may have slashes, two of them together as well.
-            self.add_url_rule(rule, None, documented, methods=[method], merge_slashes=False)
+            parameters = [_PATH[name] for name in _IN_PATH.findall(rule)]
+            self.add_url_rule(
+                rule, None, documented, methods=[method], parameters=parameters, merge_slashes=False
+            )
             return documented
 
         return decorate

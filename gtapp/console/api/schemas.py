@@ -97,10 +97,12 @@ class OptionField(fields.Field[Any]):
         if text is None or type(value) not in _python_types(self.entry) or len(text) > MAX_TEXT:
             raise ma.ValidationError(f"Must be {kind.allowed}.")
         try:
-            shown = kind.show(kind.parse(text))
+            parsed = kind.parse(text)
         except ValueError:
             raise ma.ValidationError(f"Must be {kind.allowed}.") from None
-        return text if kind in _KEPT and not text.isdigit() else shown
+        if parsed is None:  # an empty address is none
+            return None
+        return text if kind in _KEPT and not text.isdigit() else kind.show(parsed)
 
 
 def options_schema(
