@@ -74,7 +74,7 @@ def rows(
             macro["placeholder"] = _("typed, not shown, not saved yet")
         if field.type in ("text", "textarea"):
             macro["spellcheck"] = "false"
-        can_clear = entry.secret and field.is_set and can_save and not is_fixed
+        can_clear = entry.secret and (field.is_set or bool(changes.get(key))) and can_save and not is_fixed
         cleared = key in changes and changes[key] is None
         found.append(Row(key, macro, review.BADGES[entry.applies], is_fixed, can_clear, cleared))
     return found

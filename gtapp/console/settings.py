@@ -21,10 +21,9 @@ from flask import (
 from werkzeug.exceptions import NotFound
 
 from gtapp.config.options import OPTIONS
-from gtapp.config.passwords import hash_password
 from gtapp.config.schema import Option, Section
 from gtapp.config.store import Conflict, Document, Problem
-from gtapp.console import changes, conflicts, drafts, forms, parts, review, setting_rows
+from gtapp.console import changes, conflicts, drafts, forms, parts, passwords, review, setting_rows
 from gtapp.console.auth import audit, needs
 from gtapp.console.changes import store_of
 from gtapp.console.context import console
@@ -36,8 +35,7 @@ blueprint = Blueprint("settings", __name__, url_prefix="/settings")
 blueprint.app_context_processor(lambda: {"settings_parts": parts.parts})
 
 SCOPE = "settings"
-_PASSWORD = "password"
-_HASH = "$argon2"  # how a password begins that is a hash already
+_PASSWORD = "password"  # of the administrator: it is kept as a hash
 
 
 @blueprint.get("")
@@ -79,17 +77,19 @@ def submit(section: str) -> Any:
     """The form is to be saved: what would that change?"""
     which, draft = _section(section), _draft()
     posted = forms.read(OPTIONS[console().role], request.form, draft.own, keys=_keys(which))
-    if posted.errors:
-        return make_response(_form(which, draft, posted), 422)
-    for (
-        key,
-        value,
-    ) in draft.changes.items():  # a secret that was typed before a review is not in the form again
-        if _option(key).secret and value and key not in posted.changes and not posted.texts.get(key):
-            posted.changes[key] = value
     password = str(posted.changes.get(_PASSWORD) or "")
-    if password and not password.startswith(_HASH):
-        posted.changes[_PASSWORD] = hash_password(password)
+    if problem := _problem_of_password(password):
+        posted.errors[_PASSWORD] = problem
+    elif password and not passwords.is_hash(password):
+        posted.changes[_PASSWORD] = passwords.hash_password(password)
+    for key, value in _secrets(draft.changes).items():  # typed before, and not in the form again
+        if value and key not in posted.changes and not request.form.get(forms.CLEAR + key):
+            posted.changes[key] = value
+    if posted.errors:
+        right = {key: value for key, value in posted.changes.items() if key not in posted.errors}
+        again = Draft(draft.etag, changes=_secrets(right), own=draft.own)
+        posted.texts = {key: text for key, text in posted.texts.items() if not _option(key).secret}
+        return make_response(_form(which, again, posted), 422)
     return _review(which, Draft(draft.etag, changes=posted.changes, own=draft.own))
 
 
@@ -102,6 +102,8 @@ def check(section: str) -> Response:
         if key in request.form:
             text = request.form[key] if _option(key).secret else request.form[key].strip()
             found[key] = forms.problem_of(_option(key), text) if text else ""
+            if key == _PASSWORD:
+                found[key] = found[key] or _problem_of_password(text)
     return jsonify(found)
 
 
@@ -239,6 +241,18 @@ def _sorted(problems: Sequence[Problem | str], which: Section) -> tuple[Mapping[
         else:
             others.append(problem.message)
     return beside, others
+
+
+def _secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if _option(key).secret}
+
+
+def _problem_of_password(password: str) -> str:
+    if not password or passwords.is_hash(password):
+        return ""
+    if not passwords.MIN_PASSWORD <= len(password) <= passwords.MAX_PASSWORD:
+        return _("At least %(least)s characters.", least=passwords.MIN_PASSWORD)
+    return ""
 
 
 def _section(name: str) -> Section:
