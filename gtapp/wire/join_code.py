@@ -29,7 +29,8 @@ _VERSION = 1
 _HEAD_BYTES, _CHECKSUM_BYTES = 3, 4
 _FINGERPRINT_BYTES = 32
 _REMOTE = re.compile(r"(tcp|tls|quic)://[^\s/?#@]+")
-_CODE = re.compile(r"gt://((?:[a-z2-7]|[\s\u00ad\u200b-\u200f\u2060\ufeff])+)", re.IGNORECASE)
+# In mail and chats there may be spaces, line ends, marks of quoting and characters without width in between.
+_CODE = re.compile(r"gt://((?:[a-z2-7]|[\s>\u00ad\u200b-\u200f\u2060\ufeff])+)", re.IGNORECASE)
 _NOT_LETTERS = re.compile(r"[^a-z2-7]", re.IGNORECASE)
 
 
