@@ -176,7 +176,7 @@ def _processes(processes: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         made = family(f"gt_process_{name}", f"{help}.", labels=["kind", "pid"])
         for each in processes:
             if each.get(part) is not None:
-                made.add_metric([str(each["kind"]), str(each["pid"])], each[part])
+                made.add_metric([str(each["kind"]).partition(" ")[0], str(each["pid"])], each[part])
         yield made
 
 

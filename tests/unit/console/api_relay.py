@@ -9,6 +9,9 @@ from typing import Any
 from gtapp.errors import GTError
 from gtapp.observe import metrics
 
+Client = Any
+"""A FlaskClient; of its answers the type checker would have us look twice whether they are JSON."""
+
 LINES = [
     (1000.0, "info", "master", "gt.process", "GT runs as process 1"),
     (1001.5, "warn", "server/1", "gt.server", "visitor 203.0.113.9 left"),

@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 import pytest
 import schemathesis
 from flask import Flask
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from gtapp.config.store import Store
 from gtapp.console.api import PREFIX
 from gtapp.console.auth import ACCOUNT, SCOPES
 from gtapp.console.context import EXTENSION, Console
 from gtapp.errors import GTError
-from tests.unit.console.api_relay import answers
+from tests.unit.console.api_relay import Client, answers
 from tests.unit.console.conftest import Auth, Relay
 
 MakeApp = Callable[..., Flask]
@@ -60,7 +58,7 @@ def app(request: pytest.FixtureRequest, make_app: MakeApp, relay: Relay, tmp_pat
 
 
 @pytest.fixture
-def document(app: Flask, client: FlaskClient, auth: Auth) -> dict[str, Any]:
+def document(app: Flask, client: Client, auth: Auth) -> dict[str, Any]:
     answer = client.get(f"{PREFIX}/openapi.json", headers=auth.token("read"))
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json
@@ -77,8 +75,8 @@ def operations(document: dict[str, Any]) -> list[Operation]:
     ]
 
 
-def ask(client: FlaskClient, operation: Operation, **more: Any) -> TestResponse:
-    body = {"json": {}} if "requestBody" in operation.described else {}
+def ask(client: Client, operation: Operation, **more: Any) -> Any:
+    body: dict[str, Any] = {"json": {}} if "requestBody" in operation.described else {}
     return client.open(operation.url, method=operation.method, **body, **more)
 
 
@@ -126,9 +124,7 @@ def test_each_schema_says_what_its_keys_are(document: dict[str, Any]) -> None:
             assert known or described.get("enum") or described.get("additionalProperties"), (name, key)
 
 
-def test_nobody_gets_in_without_a_login(
-    client: FlaskClient, operations: list[Operation], relay: Relay
-) -> None:
+def test_nobody_gets_in_without_a_login(client: Client, operations: list[Operation], relay: Relay) -> None:
     for each in operations:
         for headers in ({}, {"Authorization": "Bearer gt_wrong"}, {"Authorization": "Bearer "}):
             answer = ask(client, each, headers=headers)
@@ -139,7 +135,7 @@ def test_nobody_gets_in_without_a_login(
 
 
 def test_a_token_may_do_what_its_scopes_say(
-    client: FlaskClient, operations: list[Operation], auth: Auth, relay: Relay
+    client: Client, operations: list[Operation], auth: Auth, relay: Relay
 ) -> None:
     scopes = {scope: auth.token(scope) for scope in SCOPES}
     others = {scope: auth.token(*(each for each in SCOPES if each != scope)) for scope in SCOPES}
@@ -156,7 +152,7 @@ def test_a_token_may_do_what_its_scopes_say(
 
 
 def test_a_browser_may_do_everything_with_its_csrf_token(
-    client: FlaskClient, operations: list[Operation], auth: Auth
+    client: Client, operations: list[Operation], auth: Auth
 ) -> None:
     assert auth.login().status_code == 302
     token = auth.csrf()
@@ -170,7 +166,7 @@ def test_a_browser_may_do_everything_with_its_csrf_token(
         assert ask(client, each, headers={"X-CSRFToken": token}).status_code not in (400, 401, 403), each.path
 
 
-def test_a_page_of_another_site_changes_nothing(client: FlaskClient, auth: Auth, relay: Relay) -> None:
+def test_a_page_of_another_site_changes_nothing(client: Client, auth: Auth, relay: Relay) -> None:
     assert auth.login().status_code == 302
     headers = {"X-CSRFToken": auth.csrf(), "Origin": "https://evil.example"}
     answer = client.post(f"{PREFIX}/actions/restart", headers=headers)
@@ -179,7 +175,7 @@ def test_a_page_of_another_site_changes_nothing(client: FlaskClient, auth: Auth,
     assert not [each for each in relay.asked if each["command"] == "restart"]
 
 
-def test_what_is_not_there_and_what_is_not_done_there_is_json_too(client: FlaskClient, auth: Auth) -> None:
+def test_what_is_not_there_and_what_is_not_done_there_is_json_too(client: Client, auth: Auth) -> None:
     headers = auth.token()
     missing = client.get(f"{PREFIX}/nothing", headers=headers)
     assert (missing.status_code, missing.json["code"]) == (404, 404)
@@ -203,7 +199,7 @@ def test_what_is_not_there_and_what_is_not_done_there_is_json_too(client: FlaskC
     ],
 )
 def test_a_body_that_cannot_be_used(
-    client: FlaskClient, auth: Auth, body: bytes, content_type: str, code: int
+    client: Client, auth: Auth, body: bytes, content_type: str, code: int
 ) -> None:
     answer = client.post(
         f"{PREFIX}/config/check", data=body, content_type=content_type, headers=auth.token("settings")
@@ -215,7 +211,7 @@ def test_a_body_that_cannot_be_used(
         assert answer.json["errors"]
 
 
-def test_a_body_beyond_the_limit(client: FlaskClient, auth: Auth) -> None:
+def test_a_body_beyond_the_limit(client: Client, auth: Auth) -> None:
     headers = auth.token("settings")
     large = {"text": "#" * (2 << 20)}
     assert (
@@ -228,7 +224,7 @@ def test_a_body_beyond_the_limit(client: FlaskClient, auth: Auth) -> None:
 
 
 def test_a_relay_that_does_not_answer_is_503(
-    client: FlaskClient, operations: list[Operation], auth: Auth, relay: Relay
+    client: Client, operations: list[Operation], auth: Auth, relay: Relay
 ) -> None:
     problem = GTError("the process does not answer within 3 s; its log may say why")
     relay.answers = dict.fromkeys(relay.answers, problem)
@@ -247,7 +243,7 @@ def test_a_gt_without_a_file_says_so(make_app: MakeApp, relay: Relay, tmp_path: 
     relay.answers |= answers("server", tmp_path)
     app = make_app("server", words=words, store=None)
     headers = Auth(app, app.test_client()).token()
-    client = app.test_client()
+    client: Client = app.test_client()
     assert client.get(f"{PREFIX}/settings", headers=headers).status_code == 200
     assert client.get(f"{PREFIX}/users/alice", headers=headers).json["id"] == "alice"
     changes: list[tuple[str, str, dict[str, Any] | None]] = [
@@ -271,7 +267,7 @@ def test_in_setup_mode_there_is_no_api(make_app: MakeApp) -> None:
     assert app.test_client().get(f"{PREFIX}/version").status_code == 404
 
 
-def test_errors_have_no_secrets(client: FlaskClient, auth: Auth, app: Flask) -> None:
+def test_errors_have_no_secrets(client: Client, auth: Auth, app: Flask) -> None:
     about: Console = app.extensions[EXTENSION]
     assert about.store is not None
     secret = "not\nto be shown"

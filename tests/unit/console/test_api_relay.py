@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from gtapp.config.store import Store
 from gtapp.console.api import PREFIX
@@ -19,9 +17,10 @@ from gtapp.console.sampler import Sampler
 from gtapp.errors import GTError
 from gtapp.observe import logs
 from tests.unit.console import api_relay
+from tests.unit.console.api_relay import Client
 from tests.unit.console.conftest import Auth, Relay
 
-Ask = Callable[..., TestResponse]
+Ask = Callable[..., Any]
 
 
 @pytest.fixture
@@ -35,10 +34,10 @@ def app(make_app: Callable[..., Flask], relay: Relay, tmp_path: Path) -> Flask:
 
 
 @pytest.fixture
-def ask(client: FlaskClient, auth: Auth) -> Ask:
+def ask(client: Client, auth: Auth) -> Ask:
     headers = auth.token()
 
-    def asked(method: str, path: str, **more: Any) -> TestResponse:
+    def asked(method: str, path: str, **more: Any) -> Any:
         return client.open(f"{PREFIX}/{path}", method=method, headers=headers, **more)
 
     return asked
@@ -159,12 +158,11 @@ def test_the_log_by_level_and_text(ask: Ask, relay: Relay) -> None:
     "cursor", ["", "nonsense", "master:", ":5", "master:x", "master:-1", "a:1,b", "master:" + "9" * 30]
 )
 def test_a_cursor_that_is_none(ask: Ask, cursor: str) -> None:
-    assert [each["message"] for each in ask("GET", f"log?after={cursor}").json["lines"]][
-        0
-    ] == api_relay.LINES[0][4]
+    first = ask("GET", f"log?after={cursor}").json["lines"][0]
+    assert first["message"] == api_relay.LINES[0][4]
 
 
-def test_sessions_are_seen_and_ended(client: FlaskClient, auth: Auth, app: Flask) -> None:
+def test_sessions_are_seen_and_ended(client: Client, auth: Auth, app: Flask) -> None:
     assert auth.login().status_code == 302
     other = app.test_client()
     assert Auth(app, other).login().status_code == 302
@@ -179,7 +177,7 @@ def test_sessions_are_seen_and_ended(client: FlaskClient, auth: Auth, app: Flask
     assert client.delete(f"{PREFIX}/account/sessions/{ids[False]}", headers=headers).status_code == 404
 
 
-def test_a_token_is_made_used_and_revoked(client: FlaskClient, auth: Auth) -> None:
+def test_a_token_is_made_used_and_revoked(client: Client, auth: Auth) -> None:
     assert auth.login().status_code == 302
     headers = {"X-CSRFToken": auth.csrf()}
     body = {"label": "Prometheus", "scopes": ["read", "metrics"], "days": None}
@@ -195,7 +193,14 @@ def test_a_token_is_made_used_and_revoked(client: FlaskClient, auth: Auth) -> No
     assert client.delete(f"{PREFIX}/account/tokens/{token['id']}", headers=headers).status_code == 200
     assert client.get(f"{PREFIX}/version", headers=bearer).status_code == 401
     assert client.delete(f"{PREFIX}/account/tokens/{token['id']}", headers=headers).status_code == 404
-    for wrong in ({"scopes": []}, {"scopes": ["everything"]}, {"label": ""}, {"days": 0}, {"days": True}):
+    refused: list[dict[str, Any]] = [
+        {"scopes": []},
+        {"scopes": ["all"]},
+        {"label": ""},
+        {"days": 0},
+        {"days": True},
+    ]
+    for wrong in refused:
         answer = client.post(f"{PREFIX}/account/tokens", json={**body, **wrong}, headers=headers)
         assert answer.status_code == 422, wrong
         assert answer.json["errors"].keys() == wrong.keys()
