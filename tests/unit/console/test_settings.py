@@ -21,8 +21,8 @@ from gtapp.config.store import Document, Store
 from gtapp.console import passwords
 from gtapp.console.context import EXTENSION, Console
 from gtapp.errors import GTError
-from tests.unit.console.browser import Browser
 from tests.unit.console.conftest import CLIENT, SERVER, Auth, Relay
+from tests.unit.console.form_browser import Browser
 
 MakeApp = Callable[..., Flask]
 
