@@ -29,9 +29,10 @@ def write_new(path: Path, data: bytes, like: os.stat_result | None = None) -> No
 
 
 def sync_directory(path: Path) -> None:
-    """See what was renamed in a directory onto the disk. Raises OSError."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    """See what was renamed in a directory onto the disk, where its file system can do that."""
+    with contextlib.suppress(OSError):
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -136,11 +136,13 @@ class Store:
         """
         return self._save(lambda before: _with_line_ends_of(before, text), etag, who, what).after
 
-    def edit(self, change: Callable[[Document], None], etag: str | None, who: str, what: str) -> Saved:
+    def edit(self, change: Callable[[Document], object], etag: str | None, who: str, what: str) -> Saved:
         """Save what `change` makes of the configuration. Raises as `save` does, and what `change` raises."""
         return self._save(lambda before: self._changed(before, change), etag, who, what)
 
-    def preview(self, change: Callable[[Document], None], etag: str | None) -> tuple[str, str, list[Problem]]:
+    def preview(
+        self, change: Callable[[Document], object], etag: str | None
+    ) -> tuple[str, str, list[Problem]]:
         """The text before a change and after it, and what is wrong with it then; nothing is saved.
 
         Raises Conflict, ConfigError, and what `change` raises.
@@ -200,9 +202,7 @@ class Store:
 
     def _replace(self, target: Path, old: bytes | None, new: bytes) -> None:
         """Put `new` in the place of `old`. Raises OSError, and Conflict when that is not there any more."""
-        temporary = target.with_name(
-            f".{target.name}.saving"
-        )  # a name that no directory of configurations takes up
+        temporary = target.with_name(f".{target.name}.saving")  # no directory of configurations takes that up
         try:
             write_new(temporary, new, None if old is None else target.stat())
             if self._data() != old:  # an editor does not wait for our lock
@@ -251,7 +251,7 @@ class Store:
                 return None
             raise
 
-    def _changed(self, before: str, change: Callable[[Document], None]) -> str:
+    def _changed(self, before: str, change: Callable[[Document], object]) -> str:
         document = self.document(before)
         change(document)
         return document.text

@@ -237,8 +237,10 @@ class Writer:
 def _reads_plain(text: str) -> bool:
     """Whether a text says the same without quotes."""
     try:
-        in_flow = yaml.compose(f"[{text}, b]").value
-        (_, in_block), *more = yaml.compose(f"k: {text}").value
+        flow: Any = yaml.compose(f"[{text}, b]")
+        block: Any = yaml.compose(f"k: {text}")
+        in_flow = flow.value
+        (_, in_block), *more = block.value
     except (yaml.YAMLError, AttributeError, ValueError):
         return False
     is_null = in_block.tag == "tag:yaml.org,2002:null"
