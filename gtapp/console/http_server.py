@@ -24,6 +24,8 @@ from werkzeug.wrappers import Response
 from gtapp.console.security import network_of
 
 log = logging.getLogger("gt.console")
+_silent = logging.getLogger("gt.console.websocket")  # geventwebsocket's, several lines for each request
+_silent.setLevel(logging.CRITICAL)
 
 MAX_CONNECTIONS = 500
 MAX_OF_ONE = 250  # from one address: no single one takes all of them
@@ -179,7 +181,7 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
 
     # what is logged
 
-    logger = logging.getLogger("gt.console.websocket")
+    logger = _silent
 
     def log_request(self) -> None:
         if log.isEnabledFor(logging.DEBUG):

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, request
-from werkzeug.exceptions import BadRequest, Forbidden
+from werkzeug.exceptions import BadRequest, Forbidden, LengthRequired
 
 from gtapp.config.options import OPTIONS
 from gtapp.console.context import console
@@ -59,7 +59,7 @@ STRICT_TRANSPORT = "max-age=31536000"
 def init_app(app: Flask) -> None:
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
     app.before_request(_check_origin)
-    app.before_request(_allow_large)
+    app.before_request(_check_length)
     app.after_request(_headers)
     app.url_defaults(_version)
 
@@ -193,7 +193,10 @@ def _name(host: str) -> str | None:
 # how large it may be
 
 
-def _allow_large() -> None:
+def _check_length() -> None:
+    """Raises LengthRequired: of a body in chunks whatever is over the bound would be cut off without a word."""
+    if "Transfer-Encoding" in request.headers:
+        raise LengthRequired
     if request.blueprint in LARGE:
         request.max_content_length = MAX_LARGE_BODY
         request.max_form_memory_size = MAX_LARGE_BODY

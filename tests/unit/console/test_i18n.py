@@ -85,8 +85,8 @@ def test_catalogs_can_be_used(path: Path):
     for message in catalog:
         if not message.id:
             continue
-        ids = message.id if isinstance(message.id, tuple) else (message.id,)
-        strings = message.string if isinstance(message.string, tuple) else (message.string,)
+        ids: tuple[str, ...] = message.id if isinstance(message.id, tuple) else (str(message.id),)
+        strings = message.string if isinstance(message.string, tuple) else (str(message.string or ""),)
         assert all(strings), f"{path.name}: {ids[0]}"
         assert not message.fuzzy, f"{path.name}: {ids[0]}"
         for text in strings:

@@ -56,7 +56,7 @@ def test_what_is_told_meanwhile(relay, reached):
         return {"text": "restarted"}
 
     relay.answers["restart"] = restart
-    lines = []
+    lines: list[str] = []
     assert reached.restart(lines.append)["text"] == "restarted"
     assert lines == ["a new worker starts", "it serves"]
 

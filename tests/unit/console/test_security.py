@@ -1,6 +1,7 @@
 """What every request has to get past, and what every answer says."""
 
-import itsdangerous.timed
+import time
+
 import pytest
 
 from gtapp.console import security
@@ -186,8 +187,8 @@ def test_a_form_has_to_be_ours(app, client, auth):
 
 def test_a_form_that_is_open_for_long_is_still_ours(auth, monkeypatch):
     token = auth.csrf()
-    now = itsdangerous.timed.time.time
-    monkeypatch.setattr(itsdangerous.timed.time, "time", lambda: now() + 6 * 3600)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 6 * 3600)
     assert auth.post("/login", {"name": NAME, "password": PASSWORD, "csrf_token": token}).status_code == 302
 
 
@@ -221,6 +222,10 @@ def test_a_whole_file_fits_where_one_is_edited(app, client, auth):
     assert stranger.post(place, **multipart("text", "x" * MAX_LARGE_BODY)).status_code == 401, (
         "it is not even read"
     )
+
+
+def test_bodies_say_how_long_they_are(client, auth):
+    assert client.post("/login", data=b"name=x", headers={"Transfer-Encoding": "chunked"}).status_code == 411
 
 
 # where it comes from
