@@ -270,6 +270,13 @@ def _text() -> str:
     return yaml_text(wizard(), flow().document(wizard()), store.path if store else None)
 
 
+@blueprint.get("/setup/start")
+@public
+def started() -> Response:
+    """For whoever loads the page of a problem again, or in another language."""
+    return redirect(url_for("setup.index"), 303)
+
+
 @blueprint.post("/setup/start")
 @public
 def start() -> Response:

@@ -121,12 +121,12 @@ def text_of(form: Form, name: str) -> str:
 
 
 def yaml_text(wizard: Wizard, document: Mapping[str, Any], target: Path | None) -> str:
-    """The file, with a line on top for whoever finds it."""
+    """The file, with two lines on top for whoever finds it."""
     scheme = "https" if wizard.tls else "http"
-    name = f" -c {target}" if target else ""
+    file, directory = (f" -c {target}", f" -c {target.parent}") if target else ("", "")
     head = (
-        f"# Made by the first-run wizard. Edit it here, or in the console at {scheme}://{wizard.listen};\n"
-        f"# `gt.py check{name}` shows what it amounts to, `gt.py -s reload{name}` takes it over.\n"
+        f"# Made by the first-run wizard. Edit it here, or in the console at {scheme}://{wizard.listen}\n"
+        f"# gt.py check{file} shows what it amounts to, gt.py -s reload{directory} takes it over.\n"
     )
     body: str = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=1000)
     return head + body

@@ -148,22 +148,25 @@ def _way_through() -> Step:
     try:
         answer = console().running.check()
     except GTError as error:
-        return Step(about, "bad", str(error))
-    if answer.get("works"):
-        ms = round(float(answer.get("ms", 0)))
-        return Step(
-            about, "ok", _("works: a request went in, through a tunnel and back, in %(ms)s ms.", ms=ms)
-        )
-    words = {
-        "connect": _("is broken where connections come in: %(reason)s"),
-        "tls": _("is broken at TLS: %(reason)s"),
-        "tunnel": _("is broken where the tunnel is opened: %(reason)s"),
-        "request": _("is broken where the request is sent: %(reason)s"),
-        "answer": _("is broken on the way back: %(reason)s"),
-    }
-    step = str(answer.get("step", ""))
-    reason = str(answer.get("text", "")).removeprefix(f"{step}: ")
-    return Step(about, "bad", words.get(step, "%(reason)s") % {"reason": reason})
+        return Step(about, "bad", _where_it_breaks(str(error)))
+    ms = round(float(answer.get("ms", 0)))
+    return Step(about, "ok", _("works: a request went in, through a tunnel and back, in %(ms)s ms.", ms=ms))
+
+
+def _where_it_breaks(problem: str) -> str:
+    """The server says the step that failed, and why."""
+    step, _colon, reason = problem.partition(": ")
+    if step == "connect":
+        return _("is broken where connections come in: %(reason)s", reason=reason)
+    if step == "tls":
+        return _("is broken at TLS: %(reason)s", reason=reason)
+    if step == "tunnel":
+        return _("is broken where the tunnel is opened: %(reason)s", reason=reason)
+    if step == "request":
+        return _("is broken where the request is sent: %(reason)s", reason=reason)
+    if step == "answer":
+        return _("is broken on the way back: %(reason)s", reason=reason)
+    return problem
 
 
 # a client

@@ -49,7 +49,7 @@ def server(make_app: Callable[..., Flask], relay: Relay, no_names: None) -> Flas
     """Logged in to the console of a server that works."""
     relay.answers["status"] = status()
     relay.answers["metrics"] = {"units": []}
-    relay.answers["check"] = {"works": True, "text": "", "ms": 12.4}
+    relay.answers["check"] = {"text": "", "ms": 12.4}
     return logged_in(make_app(text=SERVER))
 
 
@@ -120,7 +120,7 @@ def test_the_live_test_of_a_server(server: FlaskClient, relay: Relay) -> None:
 
 def test_what_works_is_not_tried_again(make_app: Callable[..., Flask], relay: Relay) -> None:
     relay.answers["status"] = status()
-    relay.answers["check"] = {"works": True, "text": "", "ms": 1}
+    relay.answers["check"] = {"text": "", "ms": 1}
     client = logged_in(make_app(text=SERVER.replace("gt.example.com", "localhost")))
     part = client.get("/welcome/check").text
     assert "hx-trigger" not in part
@@ -130,15 +130,12 @@ def test_what_works_is_not_tried_again(make_app: Callable[..., Flask], relay: Re
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (
-            {"works": False, "step": "connect", "text": "connect: refused"},
-            "where connections come in: refused",
-        ),
-        ({"works": False, "step": "tls", "text": "tls: bad"}, "at TLS: bad"),
-        ({"works": False, "step": "tunnel", "text": "tunnel: no"}, "where the tunnel is opened: no"),
-        ({"works": False, "step": "request", "text": "request: no"}, "where the request is sent: no"),
-        ({"works": False, "step": "answer", "text": "answer: 100% lost"}, "on the way back: 100% lost"),
-        ({"works": False, "text": "no worker is ready"}, "no worker is ready"),
+        (GTError("connect: refused"), "where connections come in: refused"),
+        (GTError("tls: bad"), "at TLS: bad"),
+        (GTError("tunnel: no"), "where the tunnel is opened: no"),
+        (GTError("request: no"), "where the request is sent: no"),
+        (GTError("answer: 100% lost"), "on the way back: 100% lost"),
+        (GTError("server.yml: no worker is ready"), "server.yml: no worker is ready"),
         (GTError("the process does not answer"), "the process does not answer"),
     ],
 )
