@@ -84,20 +84,22 @@ def fields(
     keys: Iterable[str] | None = None,
     inherited: object | None = None,
     labels: Mapping[str, Any] | None = None,
+    helps: Mapping[str, Any] | None = None,
     posted: Posted | None = None,
 ) -> dict[str, Field]:
     """The fields of the options `keys` of a table (all that are available), by key, in that order.
 
     `own` is what the file says, in YAML form. `inherited` has, as attributes, what holds where it says nothing (a
-    user's limits are the server's then): booleans get a third choice for that. `posted` is shown again.
+    user's limits are the server's then): booleans get a third choice for that. `posted` is shown again. `labels` and
+    `helps` are texts by key, in the place of the option's own.
     """
     chosen = keys if keys is not None else (key for key, entry in table.items() if entry.available)
     found = {}
     for key in chosen:
         entry = table[key]
         default = entry.default if inherited is None else getattr(inherited, entry.name, entry.default)
-        label = str((labels or {}).get(key, key))
-        found[key] = _field(entry, label, own, default, inherited is not None, posted or Posted())
+        texts = str((labels or {}).get(key, key)), str((helps or {}).get(key) or help_of(entry))
+        found[key] = _field(entry, texts, own, default, inherited is not None, posted or Posted())
     return found
 
 
@@ -184,7 +186,12 @@ def help_of(entry: Option) -> str:
 
 
 def _field(
-    entry: Option, label: str, own: Mapping[str, Any], default: Any, inherits: bool, posted: Posted
+    entry: Option,
+    texts: tuple[str, str],
+    own: Mapping[str, Any],
+    default: Any,
+    inherits: bool,
+    posted: Posted,
 ) -> Field:
     key = entry.key
     text = posted.texts.get(key, "" if entry.secret else _as_chosen(entry, text_of(entry, own.get(key))))
@@ -192,8 +199,7 @@ def _field(
     made = Field(
         entry,
         key,
-        label,
-        help_of(entry),
+        *texts,
         value=text,
         placeholder=shown.replace("\n", ", "),
         unit=str(_UNITS.get(entry.kind.metavar, "")),

@@ -25,6 +25,7 @@ from gtapp.wire.join_code import JoinCode
 MADE_CERTIFICATE = "gt-cert.pem"  # as gtapp.server.certificates names the one that it makes
 LIMIT_BYTES = 1024 * 1024  # of a file of certificates
 EXAMPLE = "http://127.0.0.1:80"  # the service that commands publish: whoever copies one puts its own there
+QR_PX = 240
 _STANDARD = {"http": 80, "https": 443}
 
 
@@ -87,7 +88,8 @@ def invitation(
 def qr_svg(text: str) -> str:
     """A QR code as SVG without styles of its own; it is black on white in dark pages, too: cameras want it so."""
     code = segno.make(text, micro=False, error="m")
-    return str(code.svg_inline(omitsize=True, dark="#000", light="#fff", svgclass="qr", lineclass=None))
+    svg = str(code.svg_inline(omitsize=True, dark="#000", light="#fff", svgclass="qr", lineclass=None))
+    return svg.replace("<svg ", f'<svg width="{QR_PX}" height="{QR_PX}" ', 1)
 
 
 def public_host(options: ServerOptions, reached_at: str = "") -> str:

@@ -47,6 +47,20 @@ LABELS = {
     "allowIPs": lazy_gettext("Only these visitors"),
     "denyIPs": lazy_gettext("Not these visitors"),
 }
+HELPS = {
+    "local": lazy_gettext("http://, https:// or tcp://, and where it listens, such as tcp://192.168.1.5:22."),
+    "hostPrefix": lazy_gettext("Visitors find it as PREFIX.DOMAIN. Empty: the id of this client."),
+    "remoteTCPPort": lazy_gettext("Visitors find it on this port of the server. Empty: on one that is free."),
+    "remoteTCPRandom": lazy_gettext("When that port can't be had. By default only if none is given."),
+    "forwardedFor": lazy_gettext("For http alone; each request is read for that."),
+    "proxyProtocol": lazy_gettext(
+        "Tells the visitor's address to services that expect it, such as nginx or HAProxy."
+    ),
+    "useLocalAsHTTPHost": lazy_gettext("For services that answer to no other name; http alone."),
+    "localTimeout": lazy_gettext("How long a connection may be silent, such as 30s or 5m."),
+    "allowIPs": lazy_gettext("Networks or addresses such as 10.0.0.0/8, one a line. Empty: everybody."),
+    "denyIPs": lazy_gettext("Networks or addresses, one a line."),
+}
 
 
 @blueprint.get("")
@@ -188,8 +202,9 @@ def _read_password(form: MultiDict[str, str], own: Mapping[str, Any], posted: Po
 
 
 def _form(number: int | None, posted: Posted, draft: Draft) -> str:
-    made = forms.fields(SERVICE, draft.own, keys=KEYS, labels=LABELS, posted=posted)
+    made = forms.fields(SERVICE, draft.own, keys=KEYS, labels=LABELS, helps=HELPS, posted=posted)
     made["local"] = replace(made["local"], placeholder="http://127.0.0.1:8080", required=True)
+    made["remoteTCPPort"] = replace(made["remoteTCPPort"], placeholder=_("any"))
     row = _row(number) if number is not None else None
     return render_template(
         "services/edit.html",

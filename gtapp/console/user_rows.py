@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +107,33 @@ def rows(config: ServerConfig, own: Collection[str], now: Live, reached_at: str 
 
 
 def sources_of(config: ServerConfig, own: Collection[str]) -> dict[str, str]:
-    """For each user where it stands, "" for the file itself: the command line wins over the users file over that."""
+    """For each user where it stands, "" for the file itself: the command line wins over the users file over that.
+
+    `own` may name others as well.
+    """
     sources = dict.fromkeys(own, "")
     path = config.options.users
     if path:
-        try:
-            named = read_users_file(Path(path), Problems())
-        except ConfigError:  # it is being edited
-            named = {}
-        sources |= dict.fromkeys(named, _("in the file %(path)s", path=path))
+        sources |= dict.fromkeys(_named_in(path, _stamp(path)), _("in the file %(path)s", path=path))
     sources |= dict.fromkeys(config.options.id, _from_a_list())
     return sources
+
+
+@lru_cache(maxsize=1)  # it may have many users, and pages ask every few seconds
+def _named_in(path: str, stamp: tuple[int, ...]) -> frozenset[str]:
+    """The users of a users file; `stamp` changes with it."""
+    try:
+        return frozenset(read_users_file(Path(path), Problems()))
+    except ConfigError:  # it is being edited
+        return frozenset()
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def limits_of(user: User) -> tuple[str, ...]:

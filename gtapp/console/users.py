@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, abort, flash, make_response, redirect, render_template, request, url_for
@@ -28,7 +29,7 @@ from gtapp.console.join import invitation
 from gtapp.console.outcomes import split_problems, tell
 from gtapp.console.user_rows import Row, live, rows, sources_of
 from gtapp.console.words import _
-from gtapp.errors import ConfigError, GTError
+from gtapp.errors import ConfigError
 
 blueprint = Blueprint("users", __name__, url_prefix="/users")
 
@@ -49,6 +50,22 @@ LABELS = {
     "allowIPs": lazy_gettext("Only these visitors"),
     "denyIPs": lazy_gettext("Not these visitors"),
 }
+HELPS = {
+    "speed": lazy_gettext("Such as 500KiB or 10MiB."),
+    "connections": lazy_gettext("How many its client may hold at once."),
+    "tcpRange": lazy_gettext(
+        "Ports of this server that its client may open, such as 2000-2100, one range a line."
+    ),
+    "tcpNumber": lazy_gettext("How many of them at once; 0: no limit."),
+    "hostNumber": lazy_gettext("How many its client may publish; 0: no limit."),
+    "hostRegex": lazy_gettext("Regular expressions, one a line; a host prefix has to match one of them."),
+    "hostWithID": lazy_gettext(
+        "Its client's “blog” is published as “id-blog”: nobody takes a name from others."
+    ),
+    "allowIPs": lazy_gettext("Networks or addresses such as 10.0.0.0/8, one a line. Empty: everybody."),
+    "denyIPs": lazy_gettext("Networks or addresses, one a line."),
+}
+NO_LIMIT = ("speed", "tcpNumber", "hostNumber")  # when they are 0
 
 
 class IdConverter(BaseConverter):
@@ -82,7 +99,7 @@ def index() -> str:
     search = request.args.get("q", "").strip()
     now = live()
     config = _config()
-    found = rows(config, _own_users(), now, request.host)
+    found = rows(config, config.users, now, request.host)
     shown = [row for row in found if search.lower() in row.id.lower()]
     page = max(1, request.args.get("page", 1, type=int))
     return render_template(
@@ -229,7 +246,7 @@ def _new_form(posted: Posted) -> str:
 def _edit_form(user: str, posted: Posted, draft: Draft | None = None) -> str:
     config = _config()
     now = live()
-    row = next((row for row in rows(config, _own_users(), now, request.host) if row.id == user), None)
+    row = next((row for row in rows(config, config.users, now, request.host) if row.id == user), None)
     if row is None:
         abort(404)
     known = config.users.get(user)
@@ -253,9 +270,21 @@ def _edit_form(user: str, posted: Posted, draft: Draft | None = None) -> str:
 
 
 def _fields(own: Mapping[str, Any], posted: Posted) -> dict[str, Field]:
-    return forms.fields(
-        USER, own, keys=(*LIMITS, *VISITORS), inherited=_config().options, labels=LABELS, posted=posted
+    made = forms.fields(
+        USER,
+        own,
+        keys=(*LIMITS, *VISITORS),
+        inherited=_config().options,
+        labels=LABELS,
+        helps=HELPS,
+        posted=posted,
     )
+    for key in NO_LIMIT:
+        if made[key].placeholder == "0":
+            made[key] = replace(made[key], placeholder=_("no limit"))
+    if not made["tcpRange"].placeholder:
+        made["tcpRange"] = replace(made["tcpRange"], placeholder=_("none"))
+    return made
 
 
 def _conflict(conflict: Conflict, user: str, draft: Draft, posted: Posted) -> Any:
@@ -316,20 +345,9 @@ def _config() -> ServerConfig:
     return config
 
 
-def _own_users() -> dict[str, Any]:
-    """What the file itself says of its users, by id."""
-    if console().store is None:
-        return {}
-    try:
-        store = changes.store_of()
-        return store.document(store.read().text).users()
-    except GTError:  # it is being edited by hand, and not valid just now
-        return {}
-
-
 def _is_own(user: str, config: ServerConfig) -> bool:
     """Whether the user is one that this console can change: it is in the file, and no other source wins over that."""
-    return sources_of(config, _own_users()).get(user) == ""
+    return console().store is not None and sources_of(config, config.users).get(user) == ""
 
 
 def _of_form(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def test_a_code_has_all_that_a_client_needs():
         "alice", SECRET, ("tcp://example.com:8080",), name="example.com"
     )
     assert (made.host, made.is_guess) == ("example.com", False)
-    assert made.svg.startswith('<svg viewBox="')
+    assert made.svg.startswith('<svg width="240" height="240" viewBox="')
     assert "style" not in made.svg
 
 

@@ -395,6 +395,6 @@ def test_the_pages_are_there_in_chinese(start, reloads):
     client.get("/services?lang=zh")
     assert "服务" in client.get("/services").text
     page = client.get("/services/new").text
-    assert "公开的域名前缀" in page
+    assert "访客以“前缀.域名”访问" in page
     for words in ("Add service", "Publish", "Cancel", "More"):
         assert f">{words}<" not in page
