@@ -339,6 +339,8 @@ class Master:
         """All configurations anew, or, when one of them can't be, none."""
         word = "restarted" if restart else "reloaded"
         self._check_goes_on()
+        if self._first is not None:
+            self._first.seen()
         try:
             changed, added, removed = self._read_again()
         except GTError as error:
@@ -368,12 +370,10 @@ class Master:
             unit = next(iter(self._units.values()))
             logs.set_level(unit.config.options.log_level)
             self._reports.follow(unit.config.options, unit.source.role)
-        if self._first is not None:
-            self._first.seen()
-            if self._units:
-                self._first.stop()
-                gevent.spawn_later(SENT_S, self._first.close)
-                self._first = None
+        if self._first is not None and self._units:
+            self._first.stop()
+            gevent.spawn_later(SENT_S, self._first.close)
+            self._first = None
         if problems:
             raise GTError("\n".join(problems))
         return {"text": word}
