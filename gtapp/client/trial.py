@@ -7,6 +7,7 @@ service, one that nobody asks for. Called by `process.probe`.
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -78,10 +79,7 @@ def try_out(given: Mapping[str, Any]) -> Result:
     except ConfigError as error:
         return _failed("options", str(error))
     try:
-        with gevent.Timeout(TRIAL_S):
-            return trial.run()
-    except gevent.Timeout:
-        return _failed("unanswered", f"No answer within {TRIAL_S:.0f} s.")
+        return trial.run(monotonic() + TRIAL_S)
     finally:
         trial.stop()
 
@@ -121,7 +119,7 @@ class _Trial:
             if each is not None:
                 each.stop()
 
-    def run(self) -> Result:
+    def run(self, deadline: float) -> Result:
         """Try one remote after the other."""
         result = _failed("options", "There is no remote.")
         options = self._options
@@ -132,8 +130,14 @@ class _Trial:
             except LinkError as error:
                 return _failed("remote_api", f"{error}.")
         for remote in remotes:
+            left = deadline - monotonic()
+            if left <= 0:
+                break
             try:
-                opened = self._open(remote)
+                with gevent.Timeout(left):
+                    opened = self._open(remote)
+            except gevent.Timeout:
+                result = _failed("unanswered", f"No answer within {TRIAL_S:.0f} s.", remote)
             except RemoteRefused as error:
                 result = _let_in(remote) if error.code in _LET_IN else _explained(error, remote)
             except GTError as error:

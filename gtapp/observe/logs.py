@@ -135,7 +135,7 @@ def message_of(record: logging.LogRecord) -> str:
 
 def _shown(record: logging.LogRecord) -> tuple[str, str]:
     """A record's message and traceback as they are shown in a text line."""
-    trace = "\n".join(line.translate(_ESCAPES) for line in _traceback(record).split("\n"))
+    trace = "\n".join(line.translate(_ESCAPES) for line in _traceback(record).rstrip("\n").split("\n"))
     return message_of(record).translate(_ESCAPES), trace
 
 

@@ -55,9 +55,8 @@ class Facts:
         return {"units": _together(self._metrics, self._asked(request))}
 
     def _metrics(self, unit: "Unit") -> Answer:
-        answers = _ask(unit, "metrics", {}, ANSWER_S)
-        for worker, answer in answers.items():
-            unit.ledger.heard(worker, answer)
+        # Each in the moment in which it comes: of two who ask at once, one may wait longer for another worker.
+        answers = _ask(unit, "metrics", {}, ANSWER_S, unit.ledger.heard)
         total, truncated = unit.ledger.total(answers)
         found = {
             "role": unit.source.role,
@@ -195,32 +194,44 @@ def _check(unit: "Unit") -> Answer:
     return answer
 
 
-def _ask(unit: "Unit", question: str, values: dict[str, Any], timeout: float) -> dict[int, Answer]:
-    """What each worker answers, by its number; those that don't are missing."""
-    return _ask_each(unit, question, dict.fromkeys(unit.running, values), timeout)
+Heard = Callable[[int, Answer], None]
+
+
+def _ask(
+    unit: "Unit",
+    question: str,
+    values: dict[str, Any],
+    timeout: float,
+    heard: Heard = lambda worker, answer: None,
+) -> dict[int, Answer]:
+    """What each worker answers, by its number; those that don't are missing. `heard` is called for each answer."""
+    return _ask_each(unit, question, dict.fromkeys(unit.running, values), timeout, heard)
 
 
 def _ask_each(
-    unit: "Unit", question: str, values: Mapping[int, dict[str, Any]], timeout: float
+    unit: "Unit",
+    question: str,
+    values: Mapping[int, dict[str, Any]],
+    timeout: float,
+    heard: Heard = lambda worker, answer: None,
 ) -> dict[int, Answer]:
     """The same of some workers, each with its own values."""
-    asked = {
-        number: gevent.spawn(_ask_one, unit.running[number], question, each, timeout)
-        for number, each in values.items()
-    }
-    gevent.joinall(list(asked.values()))
-    return {number: each.value for number, each in asked.items() if each.value is not None}
+    answers: dict[int, Answer] = {}
 
+    def ask(running: "Running") -> None:
+        try:
+            answer = running.channel.call(question, values[running.number], timeout=timeout).values
+        except GTError as error:
+            answer = {"problem": str(error)}
+        if "problem" in answer:
+            log.debug("worker %d does not answer %s: %s", running.number, question, answer["problem"])
+        else:
+            answers[running.number] = answer
+            if running.number in unit.running:
+                heard(running.number, answer)
 
-def _ask_one(running: "Running", question: str, values: dict[str, Any], timeout: float) -> Answer | None:
-    try:
-        answer = running.channel.call(question, values, timeout=timeout).values
-    except GTError as error:
-        answer = {"problem": str(error)}
-    if "problem" in answer:
-        log.debug("worker %d does not answer %s: %s", running.number, question, answer["problem"])
-        return None
-    return answer
+    gevent.joinall([gevent.spawn(ask, unit.running[number]) for number in values])
+    return answers
 
 
 def _together(ask: Callable[["Unit"], Any], units: Sequence["Unit"]) -> list[Any]:

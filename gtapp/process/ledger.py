@@ -22,17 +22,21 @@ class Ledger:
     def __init__(self) -> None:
         self._last: dict[int, Numbers] = {}  # by worker, each as `_parts` gives it
         self._past: Numbers = _parts({})
+        self._ended: set[int] = set()  # they have said their last, and are about to be gone
         self.last_words: dict[int, list[dict[str, Any]]] = {}  # log lines, by worker
 
     def ended(self, worker: int, answer: Mapping[str, Any]) -> None:
         """It says all it has counted, and its last log lines."""
         self.heard(worker, answer["counted"])
+        self._ended.add(worker)
         if answer["log"]:
             self.last_words[worker] = answer["log"]
         while len(self.last_words) > MOST_ENDED:
             del self.last_words[next(iter(self.last_words))]
 
     def heard(self, worker: int, answer: Mapping[str, Any]) -> None:
+        if worker in self._ended:  # it has been said before that
+            return
         now, before = _parts(answer), self._last.get(worker)
         if before is not None:
             self._keep_dropped(before, now)
@@ -47,6 +51,7 @@ class Ledger:
                     _add(self._past[group], key, values, COUNTED)
 
     def gone(self, worker: int) -> None:
+        self._ended.discard(worker)
         last = self._last.pop(worker, None)
         if last is not None:
             _merge(self._past, last, COUNTED)

@@ -168,6 +168,36 @@ def test_a_worker_that_is_killed_takes_nothing_back(world: World, nginx: Nginx) 
     assert now["users"]["id1"]["opened"] >= 60
 
 
+def test_many_who_ask_at_once_see_no_count_go_back(world: World, nginx: Nginx) -> None:
+    secret = world.secret()
+    server = world.server("--workers", "2", users={"id1": secret})
+    world.client(server, "id1", secret, local=nginx.url)
+    over, wrong = threading.Event(), list[str]()
+
+    def ask() -> None:
+        before = metrics(server.process)
+        while not over.is_set():
+            now = metrics(server.process)
+            if not has_not_gone_back(before, now):
+                wrong.append(f"{counters(before)} then {counters(now)}")
+            before = now
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    try:
+        for number in range(60):
+            assert fetch(server.address, HOST).status == 200
+            if number == 30:
+                assert server.process.ask("restart", timeout=60)["ok"]
+    finally:
+        over.set()
+        for thread in asking:
+            thread.join()
+    assert not wrong, wrong[0]
+    assert quiet(server.process)["users"]["id1"]["opened"] == 60
+
+
 def test_a_worker_that_does_not_answer_counts_with_what_it_said_last(world: World, nginx: Nginx) -> None:
     secret = world.secret()
     server = world.server(users={"id1": secret})
@@ -364,6 +394,38 @@ def test_what_workers_said_is_kept_when_they_have_ended(world: World, nginx: Ngi
     after = server.process.ask("log")["after"]
     assert after["worker 1"] == line["seq"]
     assert server.process.ask("log", after=after)["lines"] == []
+
+
+def test_several_configurations_are_told_apart(world: World, nginx: Nginx) -> None:
+    secret, port = world.secret(), world.port()
+    directory = world.directory / "several"
+    directory.mkdir()
+    world.write(
+        "several/server.yml",
+        {"type": "server", "options": {"addr": str(port)}, "users": {"id1": {"secret": secret}}},
+    )
+    client = {"id": "id1", "secret": secret, "remote": f"tcp://{port}"}
+    world.write(
+        "several/client.yml", {"type": "client", "options": client, "services": [{"local": nginx.url}]}
+    )
+    relay = world.gt("both", ["-c", str(directory)])
+    relay.wait_for(r"tunnel \d+ to .* is up")
+    eventually(lambda: fetch(port.address, HOST).status == 200, "the page is served")
+    units = relay.ask("metrics")["units"]
+    assert [each["role"] for each in units] == ["client", "server"]
+    paths = {each["role"]: each["config"] for each in units}
+    assert paths == {role: str(directory / f"{role}.yml") for role in ("client", "server")}
+    for role, path in paths.items():
+        (unit,) = relay.ask("metrics", config=path)["units"]
+        assert (unit["role"], unit["config"]) == (role, path)
+    assert units[0]["services"][nginx.url]["opened"] == units[1]["users"]["id1"]["opened"] >= 1
+    sources = set(relay.ask("log")["after"])
+    assert sources == {"master", *(f"worker 1 of {path}" for path in paths.values())}
+    assert set(relay.ask("log", config=paths["client"])["after"]) == {"master", "worker 1"}
+    answer = relay.ask("check")
+    assert answer["ok"]
+    assert relay.ask("disconnect", user="id1", config=paths["client"])["count"] >= 1
+    assert not relay.ask("metrics", config="/no/such.yml")["ok"]
 
 
 # check

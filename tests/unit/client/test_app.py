@@ -337,6 +337,68 @@ def test_status(both: Both) -> None:
     assert status["problems"] == []
 
 
+def test_both_ends_tell_the_same_of_what_was_relayed(both: Both) -> None:
+    visitor, service = both.visit()
+    service.sendall(b"answer")
+    assert read_exactly(visitor, 6) == b"answer"
+    local = str(both.config.services[0].local)
+    (here,) = both.client.metrics()["services"]
+    (there,) = both.server.metrics()["hosts"]
+    assert here.pop("name") == local
+    assert (there.pop("name"), there.pop("user")) == ("id1", "id1")
+    assert here == there
+    assert (here["streams"], here["bytes_out"]) == (1, 6)
+    (mine,) = both.client.connections(10, None)["connections"]
+    (theirs,) = both.server.connections(10, None)["connections"]
+    assert (mine["user"], mine["name"], mine["kind"]) == ("id1", local, "http")
+    assert {name: mine[name] for name in ("bytes_in", "bytes_out")} == {
+        name: theirs[name] for name in ("bytes_in", "bytes_out")
+    }
+    assert both.client.connections(10, "id1")["total"] == 1
+    assert both.client.connections(10, "another")["total"] == 0
+
+
+def test_what_was_counted_outlives_a_reload(both: Both) -> None:
+    both.visit()
+    both.client.reload(ClientConfig(None, both.config.options, both.config.services))
+    until(lambda: all(member.services is both.client._pools[0]._services for member in _members(both)))
+    both.visit()
+    (service,) = both.client.metrics()["services"]
+    assert (service["opened"], service["streams"]) == (2, 2)
+    (status,) = both.client.status()["services"]
+    assert (status["dials"], status["works"]) == (2, True)
+
+
+def _members(both: Both) -> list[Any]:
+    return list(both.client._pools[0]._members.values())
+
+
+def test_connections_and_tunnels_are_closed(both: Both) -> None:
+    visitor, _ = both.visit()
+    (found,) = both.client.connections(10, None)["connections"]
+    assert both.client.disconnect({"connection": found["id"]}, "cut") == 1
+    assert both.client.disconnect({"connection": found["id"]}, "cut") == 0
+    assert read_all(visitor).startswith(b"HTTP/1.1 502")
+    before = both.client._tunnels()
+    (chosen,) = (each for each in both.client.status()["tunnels"] if each["id"] == found["tunnel"])
+    assert both.client.disconnect({"tunnel": chosen["id"]}, "it was disconnected") == 1
+    until(lambda: both.client._tunnels() and not set(before) <= set(both.client._tunnels()), "another one")
+    assert both.client.disconnect({"user": "another"}, "x") == 0
+    count = len(both.client._tunnels())
+    assert both.client.disconnect({"user": "id1"}, "x") == count
+    until(lambda: both.client._tunnels(), "it comes back")
+    assert both.client.problems == []
+
+
+def test_check(both: Both) -> None:
+    until(lambda: both.client.check()["ms"], "the round trip is known")
+    answer = both.client.check()
+    count = len(both.client._tunnels())
+    assert (answer["works"], answer["text"]) == (True, f"{count} tunnel{'s' * (count != 1)} up")
+    both.client.stop(0)
+    assert both.client.check() == {"works": False, "text": "no tunnel: no answer yet", "ms": 0.0}
+
+
 @pytest.mark.parametrize(
     ("most", "idle", "count", "shares"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from gtapp.client import services as services_module
+from gtapp.client.health import Healths
 from gtapp.client.request_pump import RequestPump
 from gtapp.client.services import DIAL_S, NAMES_S, SAY_EVERY_S, Services
 from gtapp.config.load import Service
@@ -65,10 +67,16 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> metrics.Counters:
 class Scene:
     """A client's tunnel whose streams go to `urls`; `far` is the server's end."""
 
-    def __init__(self, make_tunnel: MakeTunnel, *urls: URL | Service, version: int = 3) -> None:
+    def __init__(
+        self,
+        make_tunnel: MakeTunnel,
+        *urls: URL | Service,
+        version: int = 3,
+        healths: Healths | None = None,
+    ) -> None:
         self.clock = Clock([60])
         services = [each if isinstance(each, Service) else Service(local=each) for each in urls]
-        self.services = Services(services, self.clock)
+        self.services = Services(services, self.clock, healths)
         self.made = make_tunnel(version=version, is_server=False)
         self.made.tunnel.on_open = self.services.open
         self.made.up()
@@ -478,3 +486,57 @@ def test_only_who_wishes_it_has_every_request_read(
     assert type(scene.tunnel.streams[2].sink) is kind
     scene.far.send(scene.far.frames.reset(2, 0))
     until(lambda: not scene.tunnel.streams)
+
+
+# health
+
+
+def test_how_a_service_does(make_tunnel: MakeTunnel, port: Port) -> None:
+    """It is away, then there."""
+    healths, url = Healths(), local(port)
+    scene = Scene(make_tunnel, url, healths=healths)
+    (health,) = healths.all()
+    assert health.status()["works"] is None
+    scene.open()
+    assert scene.far.next() == (RESET, 2, frames.REFUSED)
+    first = health.status()
+    assert (first["works"], first["dials"], first["failed"]) == (False, 1, 1)
+    assert first["problem"] == "Connection refused"
+    assert time.time() - 5 < first["failed_at"] == first["last_dial"] < time.time() + 1
+    with ours(port.listen()) as listener:
+        scene.open(stream=4)
+        service, _ = listener.accept()
+        now = health.status()
+        assert (now["works"], now["dials"], now["failed"]) == (True, 2, 1)
+        assert now["last_dial"] >= now["failed_at"] == first["failed_at"]
+        service.close()
+    assert health.account.opened == 2
+
+
+def test_services_of_a_reload_have_the_health_of_those_before(make_tunnel: MakeTunnel, port: Port) -> None:
+    healths, url = Healths(), local(port)
+    Scene(make_tunnel, url, healths=healths)
+    scene = Scene(make_tunnel, local(port), URL("tcp", "127.0.0.1", 1), healths=healths)
+    assert [each.account.name for each in healths.all()] == [str(url), "tcp://127.0.0.1:1"]
+    assert [each.account.kind for each in healths.all()] == ["http", "tcp"]
+    scene.open()
+    assert scene.far.next() == (RESET, 2, frames.REFUSED)
+    assert [each.dials for each in healths.all()] == [1, 0]
+
+
+def test_how_long_a_dial_takes(make_tunnel: MakeTunnel, port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is through at once is not timed, one whose name has to be looked up is; one that fails is neither."""
+    histogram = metrics.Histogram("dial_seconds", "", (1.0, 5.0))
+    monkeypatch.setattr(services_module, "dial_seconds", histogram)
+    scene = Scene(make_tunnel, local(port), local(port, "localhost"))
+    scene.open()
+    assert scene.far.next() == (RESET, 2, frames.REFUSED)
+    with ours(port.listen()) as listener:
+        scene.open(stream=4)
+        listener.accept()[0].close()
+        scene.open(1, stream=6)
+        listener.accept()[0].close()
+        until(lambda: histogram.snapshot()["count"] == 2)
+    snapshot = histogram.snapshot()
+    assert snapshot["buckets"] == [[1.0, 2], [5.0, 2]]
+    assert 0 < snapshot["sum"] < 1.0

@@ -52,3 +52,19 @@ def test_several_processes_in_one() -> None:
     assert list(total) == [*one, "of_a_newer_version"]
     assert (total["bytes_in"], total["tunnels"], total["of_a_newer_version"]) == (7, 4, 7)
     assert metrics.summed([]) == {}
+
+
+def test_a_histogram_counts_what_does_not_exceed_each_bound() -> None:
+    histogram = metrics.Histogram("waits", "Waits.", (1.0, 5.0, 10.0))
+    for value in (0.5, 1.0, 1.5, 5.0, 7.0, 100.0):
+        histogram.observe(value)
+    histogram.counts[0] += 1  # as whoever has no time to measure does
+    assert histogram.snapshot() == {"buckets": [[1.0, 3], [5.0, 5], [10.0, 6]], "sum": 115.0, "count": 7}
+
+
+def test_the_histograms_are_a_table_as_well() -> None:
+    assert set(metrics.histograms()) == {each.name for each in metrics.HISTOGRAMS}
+    for each in metrics.HISTOGRAMS:
+        assert each.help.endswith(".")
+        bounds = [bound for bound, _ in each.snapshot()["buckets"]]
+        assert bounds == sorted(set(bounds))

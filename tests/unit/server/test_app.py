@@ -334,6 +334,81 @@ def test_reload_tells_the_status_api(make_running: MakeRunning) -> None:
     assert running.app._status._check.options.http_mux_header == "X-Service"
 
 
+# what it tells
+
+
+def test_what_was_relayed_and_for_whom(running: Running) -> None:
+    client = running.client()
+    visitor = running.visit()
+    _, stream, opened = client.next()
+    client.send(client.data(stream, b"answer"))
+    assert read_exactly(visitor, 6) == b"answer"
+    numbers = {"streams": 1, "opened": 1, "bytes_in": len(opened.data), "bytes_out": 6}
+    assert running.app.metrics() == {
+        "users": {"id1": {"tunnels": 1, **numbers}},
+        "hosts": [{"kind": "http", "name": "id1", "user": "id1", **numbers}],
+    }
+    assert metrics.snapshot()["bytes_in"] >= len(opened.data), "counted now, not at the next tick"
+    visitor.close()
+    client.send(client.frames.eof(stream))
+    until(lambda: not metrics.snapshot()["streams"])
+    now = running.app.metrics()
+    assert now["hosts"][0] == {"kind": "http", "name": "id1", "user": "id1", **numbers, "streams": 0}
+
+
+def test_a_user_that_nobody_has_visited(running: Running) -> None:
+    running.client()
+    nothing = {"streams": 0, "opened": 0, "bytes_in": 0, "bytes_out": 0}
+    assert running.app.metrics() == {"users": {"id1": {"tunnels": 1, **nothing}}, "hosts": []}
+
+
+def test_connections_and_how_they_are_cut(running: Running) -> None:
+    client = running.client()
+    visitor, other = running.visit(), running.visit()
+    first, _ = client.next(), client.next()
+    listed = running.app.connections(10, None)
+    assert listed["total"] == 2
+    (found,) = (each for each in listed["connections"] if each["id"].endswith(f".{first[1]}"))
+    host, port = visitor.getsockname()
+    assert (found["user"], found["name"], found["visitor"]) == ("id1", "id1", f"{host}:{port}")
+    assert running.app.connections(1, "id1")["total"] == 2
+    assert running.app.connections(1, "id2")["total"] == 0
+    assert running.app.disconnect({"connection": found["id"]}, "cut") == 1
+    assert read_all(visitor).startswith(b"HTTP/1.1 502")
+    assert running.app.connections(10, None)["total"] == 1
+    (tunnel,) = running.app.status()["tunnels"]
+    assert tunnel["id"] == found["tunnel"]
+    assert tunnel["agent"] == "test"
+    assert running.app.disconnect({"tunnel": tunnel["id"]}, "it was disconnected") == 1
+    assert read_all(other).startswith(b"HTTP/1.1 502")
+    assert running.app.status()["tunnels"] == []
+    running.client()
+    assert running.app.disconnect({"user": "id2"}, "x") == 0
+    assert running.app.disconnect({"user": "id1"}, "x") == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"addr": None, "tls_addr": HERE}, {"api_addr": HERE}])
+def test_it_checks_itself(make_running: MakeRunning, options: dict[str, Any]) -> None:
+    running = make_running(**options)
+    answer = running.app.check()
+    assert answer["works"], answer
+    assert answer["ms"] > 0
+    assert running.app.metrics() == {"users": {}, "hosts": []}
+    assert running.app.connections(10, None) == {"total": 0, "connections": []}
+
+
+def test_several_checks_at_once_take_turns(running: Running) -> None:
+    answers = [gevent.spawn(running.app.check) for _ in range(4)]
+    assert all(each.get(timeout=20)["works"] for each in answers)
+
+
+def test_one_that_listens_no_more_says_so(running: Running) -> None:
+    running.app.retire()
+    answer = running.app.check()
+    assert (answer["works"], answer["step"]) == (False, "connect")
+    assert answer["text"] == "connect: this worker does not listen any more"
+
+
 # what cannot be, and the end
 
 
