@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gtapp.console.merge import fits, merge, together
+from gtapp.console.merge import compare, fits, merge, together
 
 WAS = "a\nb\nc\nd\ne\n"
 
@@ -82,3 +82,38 @@ def test_a_long_file_takes_no_time():
     was = "".join(f"user{number}:\n  speed: 1MiB\n" for number in range(20_000))
     mine, theirs = was.replace("user7:", "user-7:"), was + "last: 1\n"
     assert together(merge(was, mine, theirs)) == was.replace("user7:", "user-7:") + "last: 1\n"
+
+
+def shown(before: str, after: str, context: int = 1) -> list[str]:
+    return [f"{line.kind}{line.text or line.count}" for line in compare(before, after, context)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("a\nb\nc\n", "a\nB\nc\n", [" a", "-b", "+B", " c"]),
+        ("", "a\nb\n", ["+a", "+b"]),
+        ("a\n", "", ["-a"]),
+        ("a\n", "a\n", []),
+        ("1\n2\n3\n4\n", "1\n2\n3\n4\n5\n", ["…3", " 4", "+5"]),
+        ("1\n2\n3\n4\n", "0\n1\n2\n3\n4\n", ["+0", " 1", "…3"]),
+        ("1\n2\n3\n4\n5\n6\n", "0\n2\n3\n4\n5\n7\n", ["-1", "+0", " 2", "…2", " 5", "-6", "+7"]),
+        ("1\n2\n3\n4\n", "0\n2\n3\n5\n", ["-1", "+0", " 2", " 3", "-4", "+5"]),
+        ("a\r\nb\r\n", "a\r\nc\r\n", [" a", "-b", "+c"]),
+        ("a\n\nb\n", "a\nb\n", [" a", "-0", " b"]),
+    ],
+)
+def test_lines_of_a_difference(before, after, expected):
+    assert shown(before, after) == expected
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_difference_leads_from_one_text_to_the_other(seed):
+    chance = random.Random(seed)
+    before, after = ([chance.choice("abcd") for _ in range(chance.randrange(25))] for _ in range(2))
+    lines = compare(
+        "".join(f"{each}\n" for each in before), "".join(f"{each}\n" for each in after), context=100
+    )
+    if before != after:
+        assert [line.text for line in lines if line.kind in " -"] == before
+        assert [line.text for line in lines if line.kind in " +"] == after
