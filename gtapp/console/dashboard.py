@@ -155,24 +155,15 @@ def _first_steps(here: Console, unit: dict[str, Any]) -> Hint | None:
         config = here.config()
     except ConfigError:
         return None
-    if isinstance(config, ServerConfig):
-        options = config.options
-        if not config.users and not options.auth_api and not options.allow_any_client:
-            text = _("There is no user yet. Add one, and GT shows what to enter at the client.")
-            return Hint(text, _("Add a user"), _link("users.new"))
-        if unit and not tunnels:
-            text = _(
-                "No client is connected. Open a user to get the join code, and give it to whoever runs the client."
-            )
-            return Hint(text, _("Users"), _link("users.index"))
+    if not unit or tunnels:
         return None
-    if not config.services:
-        text = _("This client publishes nothing yet. Add a service to make it reachable.")
-        return Hint(text, _("Add a service"), _link("services.new"))
-    if unit and not tunnels:
+    if isinstance(config, ClientConfig):
         text = _("There is no tunnel to the server at the moment. The page Server says why.")
         return Hint(text, _("Server"), _link("tunnels.index"))
-    return None
+    if not config.users:
+        return Hint(_("No client is connected. Every client that starts with this server as its remote is let in."))
+    text = _("No client is connected. Open a user to get the join code, and give it to whoever runs the client.")
+    return Hint(text, _("Users"), _link("users.index"))
 
 
 def _link(endpoint: str) -> str:

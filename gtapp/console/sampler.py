@@ -55,7 +55,6 @@ class Sampler:
         self.machine = Machine()
         self.processes: list[dict[str, Any]] = []
         self.problem = ""  # why the relay does not answer; "" when it does
-        self.asked = False  # whether there has been an answer, or none for whatever reason
         self._rates = Rates()
         self._answered = 0.0  # monotonic
         self._mean = Mean()
@@ -161,7 +160,6 @@ class Sampler:
             units, problem = [], str(error)
         if problem != self.problem:
             log.log(logging.WARNING if problem else logging.INFO, "relay: %s", problem or "answers again")
-        self.asked = True
         self.problem = problem
         self.machine = machine.look(self._state)
         if problem:
