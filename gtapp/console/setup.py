@@ -286,13 +286,17 @@ def start() -> Response:
         return found
     if next_step().name != "summary":
         return redirect(url_for("setup.step", name=next_step().name), 303)
-    problem = _begin()
+    wizard().begun = True  # from here on: who sends the form twice waits as well
+    problem = "unexpected"
+    try:
+        problem = _begin()
+    finally:
+        wizard().begun = not problem
     if problem:
         at = flow().step_of(problem) or "summary"
         back_to = next((each for each in steps() if each.name == at), found)
         notice = _("GT could not be started like this: %(problem)s", problem=problem)
         return _page(back_to, wizard().entries.get(back_to.name, {}), code=REFUSED, notice=notice)
-    wizard().begun = True
     response = _starting()
     _log_in(response)
     return response

@@ -436,6 +436,36 @@ def test_the_browser_is_logged_in_and_waits_for_the_new_console(
     assert (entry["what"], entry["name"]) == ("set up", "admin")
 
 
+def test_who_sends_the_form_twice_starts_once(
+    browser: Browser, relay: Relay, tmp_path: Path, free_port: int
+) -> None:
+    second = Browser(browser.app)
+    meanwhile: list[TestResponse] = []
+
+    def slow(request: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+        for cookie in ("gt_18000_setup", "gt_18000_page"):
+            found = browser.client.get_cookie(cookie)
+            assert found is not None
+            second.client.set_cookie(cookie, found.value)
+        meanwhile.append(second.post("/setup/start"))
+        return {}
+
+    relay.answers["reload"] = slow
+    assert finish(fill_in(browser), free_port).status_code == 200
+    assert [each.headers.get("X-GT-Setup") for each in meanwhile] == ["starting"]
+    assert (tmp_path / "server.yml").exists()
+
+
+def test_an_accident_does_not_lock_the_wizard(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.setattr(Store, "check", lambda self, text: 1 / 0)
+    browser.app.testing = False
+    assert finish(fill_in(browser), free_port).status_code == 500
+    monkeypatch.undo()
+    assert "GT is starting" in browser.post("/setup/start").text
+
+
 def test_a_restart_of_the_page_does_not_start_twice(browser: Browser, relay: Relay, free_port: int) -> None:
     finish(fill_in(browser), free_port)
     again = browser.post("/setup/start")
