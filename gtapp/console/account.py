@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from gtapp.console.words import _
 from gtapp.errors import GTError
 
 REFUSED = 422
-DAY_S = 86400.0
+HOUR_S, DAY_S = 3600.0, 86400.0
 
 SCOPE_WORDS = {
     "read": lazy_gettext("see everything but secrets"),
@@ -324,8 +325,13 @@ def _token_row(each: Token) -> _TokenRow:
         each,
         now - each.created,
         None if each.used is None else now - each.used,
-        None if each.expires is None else each.expires - now,
+        None if each.expires is None else _rounded(each.expires - now),
     )
+
+
+def _rounded(left_s: float) -> float:
+    """Up to the hour: just made for 30 days it ends in 30 days, not in 29 d 23 h."""
+    return math.ceil(left_s / HOUR_S) * HOUR_S if left_s > DAY_S else left_s
 
 
 def browser_of(agent: str) -> str:
