@@ -16,7 +16,7 @@ from tests.support.nginx import Nginx  # noqa: E402
 from tests.support.world import World  # noqa: E402
 
 LONG = os.environ.get("GT_TEST_LONG") == "1"
-REAL = {"e2e", "chaos"}
+REAL = {"e2e", "browser", "chaos"}
 DEADLINE_S = 120
 
 

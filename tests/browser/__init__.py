@@ -1,0 +1,1 @@
+"""The console in a real browser: real pages, a real server and client, a real nginx."""
