@@ -62,9 +62,8 @@ def open_page(chromium: Browser) -> Iterator[OpenPage]:
             complaints.append(f"{message.location.get('url')}: {message.text}")
 
     def asked(request: Request) -> None:
-        url = urlsplit(request.url)
-        own = url.hostname is None or url.hostname in ("127.0.0.1", "localhost")
-        if not own and not url.hostname.endswith(".localhost"):
+        host = urlsplit(request.url).hostname or "localhost"  # data: has none
+        if host not in ("127.0.0.1", "localhost") and not host.endswith(".localhost"):
             complaints.append(f"asks another host: {request.url}")
 
     yield open_page
