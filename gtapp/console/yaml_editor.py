@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
 from flask import Blueprint, Response, flash, make_response, redirect, render_template, request, url_for
 
 from gtapp.config.load import ServerConfig
+from gtapp.config.options import OPTIONS, SERVICE, USER
+from gtapp.config.schema import Option
 from gtapp.config.show import client_yaml, server_yaml
 from gtapp.config.store import Conflict, Problem
 from gtapp.config.values import MIB
@@ -23,6 +26,7 @@ from gtapp.errors import ConfigError
 blueprint = Blueprint("yaml", __name__, url_prefix="/yaml")
 
 MAX_EDIT_BYTES = MIB  # more is no file that people edit in a browser; users can have a file of their own
+MAX_LIVE_BYTES = 200_000  # checked while it is typed; checking more would make the typing slow
 PART = "yaml"
 SCOPE = "settings"  # to read, too: the file has secrets
 
@@ -144,7 +148,7 @@ def _review(draft: Draft) -> Any:
 
 def _editor(draft: Draft, problems: Sequence[Problem] | None = None, error: str = "") -> str:
     if problems is None:
-        problems = _problems(draft.text)
+        problems = _problems(draft.text) if draft.text != draft.was or not _is_usable() else []
     return render_template(
         "yaml/edit.html",
         text=draft.text,
@@ -155,8 +159,18 @@ def _editor(draft: Draft, problems: Sequence[Problem] | None = None, error: str 
         error=error,
         path=store_of().path,
         changed=draft.text != draft.was,
+        live=len(draft.text) <= MAX_LIVE_BYTES,
         part=PART,
     )
+
+
+def _is_usable() -> bool:
+    """Whether the file as it is can be used; that is mostly known already."""
+    try:
+        console().config()
+    except ConfigError:
+        return False
+    return True
 
 
 def _problems(text: str) -> list[Problem]:
@@ -179,6 +193,26 @@ def _like(text: str, model: str) -> str:
 
 
 def _as_file() -> str:
-    """What a GT that was started by flags does, as a file: secrets are masked."""
+    """What a GT that was started by flags does, as a file: secrets are masked, what is at its default is left out."""
     config = console().config()
-    return server_yaml(config) if isinstance(config, ServerConfig) else client_yaml(config)
+    role = console().role
+    said = yaml.safe_load(server_yaml(config) if isinstance(config, ServerConfig) else client_yaml(config))
+    said["options"] = _without_defaults(said["options"], OPTIONS[role])
+    if role == "server":
+        said["users"] = {
+            user: _without_defaults(own, {"disabled": USER["disabled"]})
+            for user, own in said["users"].items()
+        }
+    else:
+        said["services"] = [_without_defaults(service, SERVICE) for service in said["services"]]
+    text: str = yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=1000)
+    return text
+
+
+def _without_defaults(values: dict[str, Any], table: Mapping[str, Option]) -> dict[str, Any]:
+    at_default = {
+        key
+        for key, entry in table.items()
+        if entry.default is not None and values.get(key) == entry.show(entry.default)
+    }
+    return {key: value for key, value in values.items() if key not in at_default}

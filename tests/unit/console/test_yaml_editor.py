@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from gtapp.config.load import load_client
 from gtapp.console import yaml_editor
 from gtapp.errors import GTError
 from tests.unit.console.conftest import CLIENT, SERVER, Auth, Relay
@@ -246,16 +248,15 @@ def test_a_large_file_is_not_edited_here(browse, path, monkeypatch):
 
 
 def test_a_file_as_large_as_allowed_goes_through(browse, path):
-    lines = "".join(f"  user{number}: {{secret: {number:0>40}}}\n" for number in range(15_000))
-    text = SERVER + lines
+    text = SERVER + "".join(f"# {number:0>90}\n" for number in range(10_000)) + "  bob: {secret: b}\n"
     assert 900_000 < len(text) < yaml_editor.MAX_EDIT_BYTES
     browser = browse()
     path.write_text(text)
     browser.get("/yaml")
     assert typed(browser) == text
-    browser.send("/yaml", {"text": sent_by_a_browser(text.replace("user14999:", "last:"))})
+    browser.send("/yaml", {"text": sent_by_a_browser(text.replace("bob:", "robert:"))})
     browser.send("/apply")
-    assert path.read_text() == text.replace("user14999:", "last:")
+    assert path.read_text() == text.replace("bob:", "robert:")
 
 
 def test_without_a_file_there_is_one_to_copy(browse):
@@ -268,6 +269,22 @@ def test_without_a_file_there_is_one_to_copy(browse):
     assert "gt.py -c server.yml" in page
     assert "flag-secret" not in page
     assert "correct horse" not in page
+
+
+def test_the_file_to_copy_does_what_the_flags_do(browse, tmp_path):
+    flags = "--id ann --secret xyz --remote tcp://127.0.0.1:18080 --reconnectDelay 7s"
+    services = ("--local", "http://127.0.0.1:80", "--forwardedFor", "--local", "tcp://127.0.0.1:22")
+    words = (*flags.split(), "--password", "correct horse", *services)
+    browser = browse("client", store=None, words=words)
+    text = re.search(r"<code>(type: client.*?)</code>", browser.get("/yaml"), re.DOTALL)
+    assert text
+    path = tmp_path / "copied.yml"
+    path.write_text(
+        html.unescape(text[1]).replace("secret: '***'", "secret: xyz").replace("'***'", "correct horse")
+    )
+    copied, started = load_client(["-c", str(path)], {}), load_client(words, {})
+    assert (copied.options, copied.services) == (started.options, started.services)
+    assert "logLevel" not in text[1]  # at its default
 
 
 def test_the_file_is_for_those_with_the_scope_alone(browse):
