@@ -41,6 +41,7 @@ def kill(path: Path, state: Path, old_file: Path, new_file: Path) -> None:
             path.unlink(missing_ok=True)
         elif not path.exists() or path.read_bytes() != old:
             Store(path, "server", state).save(old.decode(), None, "before", "before")
+        known = {each.id for each in Store(path, "server", state).versions()}
         child = os.fork()
         if not child:
             sys.settrace(_Killer(line).trace)
@@ -58,6 +59,10 @@ def kill(path: Path, state: Path, old_file: Path, new_file: Path) -> None:
         kept = Store(path, "server", state)
         if data is not None and data.decode() not in [kept.version(each.id) for each in kept.versions()[:3]]:
             print(f"no version of what was there at line {line}")
+        if (data == new.encode()) != (
+            "child" in [each.who for each in kept.versions() if each.id not in known]
+        ):
+            print(f"a version that never was, or that nobody saved, at line {line}")
 
 
 class _Killer:
