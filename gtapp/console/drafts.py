@@ -16,9 +16,9 @@ from typing import Any
 from cryptography.fernet import Fernet, InvalidToken
 from flask import current_app
 from flask_login import current_user
+from werkzeug.exceptions import BadRequest
 
 from gtapp.console.words import _
-from gtapp.errors import GTError
 
 LONGEST_S = 24 * 3600  # that a draft can wait to be saved
 FIELD = "draft"  # the name of the hidden input that carries it
@@ -42,13 +42,13 @@ class Draft:
 
 
 def opened(text: str) -> Draft:
-    """The draft that a page has sent back. Raises GTError when it is too old or not one of ours."""
+    """The draft that a page has sent back. Raises BadRequest when it is too old or not one of ours."""
     try:
         values = json.loads(zlib.decompress(_box().decrypt(text.encode(), ttl=LONGEST_S)))
     except (InvalidToken, UnicodeError):
         values = {}
     if values.pop("who", None) != _who():
-        raise GTError(
+        raise BadRequest(
             _("This page is too old to be saved from. Open it again, and make the change once more.")
         )
     return Draft(**values)

@@ -274,5 +274,5 @@ def _option(key: str) -> Option:
 
 
 def _draft() -> Draft:
-    """What the form carries. Raises GTError."""
+    """What the form carries. Raises BadRequest."""
     return drafts.opened(request.form.get(drafts.FIELD, ""))

@@ -10,11 +10,11 @@ import pytest
 from cryptography.fernet import Fernet
 from flask import Flask
 from flask_login import login_user
+from werkzeug.exceptions import BadRequest
 
 from gtapp.console import drafts
 from gtapp.console.auth import Somebody
 from gtapp.console.drafts import Draft
-from gtapp.errors import GTError
 
 CHANGES = {"speed": "1MiB", "secret": "s3cret", "off": None, "on": True}
 DRAFT = Draft("e1", "text 中文\n", "was\n", CHANGES, {"a": [1, 2]})
@@ -54,24 +54,24 @@ def test_it_is_for_who_made_it(request_of):
     request_of("ann")
     sealed = DRAFT.sealed()
     request_of("bob")
-    with pytest.raises(GTError, match="too old"):
+    with pytest.raises(BadRequest, match="too old"):
         drafts.opened(sealed)
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "gAAAA", "ü", "\ud800", "a" * 10_000])
 def test_what_is_no_draft(request_of, text):
     request_of("ann")
-    with pytest.raises(GTError, match="too old"):
+    with pytest.raises(BadRequest, match="too old"):
         drafts.opened(text)
 
 
 def test_one_of_another_key_or_changed_on_the_way(request_of):
     request_of("ann")
     packed = zlib.compress(json.dumps({"who": "ann", "etag": ""}).encode())
-    with pytest.raises(GTError, match="too old"):
+    with pytest.raises(BadRequest, match="too old"):
         drafts.opened(Fernet(Fernet.generate_key()).encrypt(packed).decode())
     sealed = DRAFT.sealed()
-    with pytest.raises(GTError, match="too old"):
+    with pytest.raises(BadRequest, match="too old"):
         drafts.opened(sealed[:-10] + ("A" if sealed[-10] != "A" else "B") + sealed[-9:])
 
 
@@ -79,5 +79,5 @@ def test_one_that_has_waited_for_too_long(request_of, monkeypatch):
     request_of("ann")
     sealed = DRAFT.sealed()
     monkeypatch.setattr(drafts, "LONGEST_S", -1)
-    with pytest.raises(GTError, match="too old"):
+    with pytest.raises(BadRequest, match="too old"):
         drafts.opened(sealed)

@@ -691,5 +691,5 @@ def test_programs_need_the_scope(browse):
 def test_a_draft_of_somebody_else_is_refused(browse):
     browser = browse()
     browser.get("/settings/limits")
-    browser.send("/settings/limits", {"draft": "made up"}, expect=503)
+    browser.send("/settings/limits", {"draft": "made up"}, expect=400)
     assert "too old" in browser.text
