@@ -128,11 +128,14 @@ class ClientApp:
             "problems": self.problems,
         }
 
-    def metrics(self) -> dict[str, Any]:
-        """What has been counted up to now, and for which service."""
-        tunnels = facts.tunnels_of(self._clock)
-        for each in tunnels:
+    def count(self) -> None:
+        """Bring the process's counters up to date."""
+        for each in facts.tunnels_of(self._clock):
             each.count()
+
+    def metrics(self) -> dict[str, Any]:
+        """What was relayed for which service."""
+        tunnels = facts.tunnels_of(self._clock)
         accounts = [each.account for each in self._healths.all()]
         services = [
             {"kind": account.kind, "name": account.name, **values}

@@ -1,12 +1,13 @@
 """The commands that tell what the relay does: metrics, connections, log; and those that try: disconnect, check, probe.
 
-The master hands them over; each asks the workers and puts their answers together. Workers answer with `answer`.
+The master hands them over; each asks the workers and puts their answers together. In a worker a `Witness` answers.
 """
 
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
@@ -24,6 +25,9 @@ log = logging.getLogger("gt.process")
 ANSWER_S = 1.0  # for a worker to say what it has: who asks, asks every second
 ACT_S = 5.0  # for it to do something
 CHECK_S = 15.0  # for a check, which takes 10 s at most
+CHEAP_S = 0.01  # what takes less to tell is told each time: about 2,000 users or hosts
+SENDING = 2.5  # times as long as it takes to collect it takes to collect and send it
+DETAILS_SHARE = 0.02
 DEFAULT_LINES = 500
 MOST_LINES = 2000  # of the log, in one answer
 LAST_WORDS = 200  # lines that a worker leaves behind
@@ -56,7 +60,8 @@ class Facts:
 
     def _metrics(self, unit: "Unit") -> Answer:
         # Each in the moment in which it comes: of two who ask at once, one may wait longer for another worker.
-        answers = _ask(unit, "metrics", {}, ANSWER_S, unit.ledger.heard)
+        asked = {worker: {"known": unit.ledger.knows(worker)} for worker in unit.running}
+        answers = _ask_each(unit, "metrics", asked, ANSWER_S, unit.ledger.heard)
         total, truncated = unit.ledger.total(answers)
         found = {
             "role": unit.source.role,
@@ -197,15 +202,9 @@ def _check(unit: "Unit") -> Answer:
 Heard = Callable[[int, Answer], None]
 
 
-def _ask(
-    unit: "Unit",
-    question: str,
-    values: dict[str, Any],
-    timeout: float,
-    heard: Heard = lambda worker, answer: None,
-) -> dict[int, Answer]:
-    """What each worker answers, by its number; those that don't are missing. `heard` is called for each answer."""
-    return _ask_each(unit, question, dict.fromkeys(unit.running, values), timeout, heard)
+def _ask(unit: "Unit", question: str, values: dict[str, Any], timeout: float) -> dict[int, Answer]:
+    """What each worker answers, by its number; those that don't are missing."""
+    return _ask_each(unit, question, dict.fromkeys(unit.running, values), timeout)
 
 
 def _ask_each(
@@ -215,7 +214,7 @@ def _ask_each(
     timeout: float,
     heard: Heard = lambda worker, answer: None,
 ) -> dict[int, Answer]:
-    """The same of some workers, each with its own values."""
+    """The same of some workers, each with its own values; `heard` is called for each answer."""
     answers: dict[int, Answer] = {}
 
     def ask(running: "Running") -> None:
@@ -286,36 +285,50 @@ def _usage(pid: int) -> Answer | None:
 class Relay(Protocol):
     """A server or a client, as far as it is asked."""
 
+    def count(self) -> None: ...
     def metrics(self) -> Answer: ...
     def connections(self, limit: int, user: str | None) -> Answer: ...
     def disconnect(self, request: Values, why: str) -> int: ...
     def check(self) -> Answer: ...
 
 
-def counted(app: Relay | None) -> Answer:
-    """Everything that this process has counted."""
-    more = app.metrics() if app is not None else {}
-    return {"numbers": metrics.snapshot(), "histograms": metrics.histograms(), **more}
+class Witness:
+    """What a worker answers to the master's questions."""
 
+    QUESTIONS = ("metrics", "log", "connections", "disconnect", "check")
 
-def answer(app: Relay | None, question: str, values: Values) -> Answer:
-    """What a worker answers to a question of the master's. Raises GTError while it is still starting."""
-    if question == "metrics":
-        return counted(app)
-    if question == "log":
-        return logs.recent.lines(values["after"], logs.LEVELS[values["level"]], values["limit"])
-    if app is None:
-        raise GTError("it is still starting")
-    if question == "connections":
-        return app.connections(values["limit"], values["user"])
-    if question == "disconnect":
-        return {"count": app.disconnect(values, values["why"])}
-    return app.check()
+    def __init__(self) -> None:
+        self._details_at = 0.0  # monotonic, when they may be told again
 
+    def answer(self, app: Relay | None, question: str, values: Values) -> Answer:
+        """Raises GTError while the worker is still starting."""
+        if question == "metrics":
+            return self._counted(app, bool(values.get("known")))
+        if question == "log":
+            return logs.recent.lines(values["after"], logs.LEVELS[values["level"]], values["limit"])
+        if app is None:
+            raise GTError("it is still starting")
+        if question == "connections":
+            return app.connections(values["limit"], values["user"])
+        if question == "disconnect":
+            return {"count": app.disconnect(values, values["why"])}
+        return app.check()
 
-QUESTIONS = ("metrics", "log", "connections", "disconnect", "check")
+    def last_words(self, app: Relay) -> Answer:
+        """What a worker that ends leaves to the master."""
+        lines = logs.recent.lines(0, logs.TRACE, LAST_WORDS)["lines"]
+        return {"counted": self._counted(app, known=False), "log": lines}
 
-
-def last_words(app: Relay) -> Answer:
-    """What a worker that ends leaves to the master."""
-    return {"counted": counted(app), "log": logs.recent.lines(0, logs.TRACE, LAST_WORDS)["lines"]}
+    def _counted(self, app: Relay | None, known: bool) -> Answer:
+        """All that this process has counted. For whom, is left out where the master knows what was so a moment ago, and
+        there are so many that to tell it each time would cost more than DETAILS_SHARE of this process' time."""
+        began = monotonic()
+        details: Answer = {}
+        if app is not None:
+            app.count()
+            if began >= self._details_at or not known:
+                details = app.metrics()
+                took = monotonic() - began
+                if took > CHEAP_S:
+                    self._details_at = began + took * SENDING / DETAILS_SHARE
+        return {"numbers": metrics.snapshot(), "histograms": metrics.histograms(), **details}

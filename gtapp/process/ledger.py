@@ -22,6 +22,9 @@ class Ledger:
     def __init__(self) -> None:
         self._last: dict[int, Numbers] = {}  # by worker, each as `_parts` gives it
         self._past: Numbers = _parts({})
+        self._groups: tuple[frozenset[int], Numbers, int, bool] | None = (
+            None  # added up, as long as that holds
+        )
         self._ended: set[int] = set()  # they have said their last, and are about to be gone
         self.last_words: dict[int, list[dict[str, Any]]] = {}  # log lines, by worker
 
@@ -38,9 +41,18 @@ class Ledger:
         if worker in self._ended:  # it has been said before that
             return
         now, before = _parts(answer), self._last.get(worker)
-        if before is not None:
-            self._keep_dropped(before, now)
+        if not any(group in answer for group in GROUPS):
+            if before is not None:
+                now |= {group: before[group] for group in GROUPS}
+        else:
+            self._groups = None
+            if before is not None:
+                self._keep_dropped(before, now)
         self._last[worker] = now
+
+    def knows(self, worker: int) -> bool:
+        """Whether the worker has said for whom it has relayed."""
+        return worker in self._last
 
     def _keep_dropped(self, before: Numbers, now: Numbers) -> None:
         """A worker knows as many as there may be: what had to make room, and has perhaps come back, counts on."""
@@ -52,28 +64,41 @@ class Ledger:
 
     def gone(self, worker: int) -> None:
         self._ended.discard(worker)
+        self._groups = None
         last = self._last.pop(worker, None)
         if last is not None:
-            _merge(self._past, last, COUNTED)
+            _merge(self._past, last)
+            _merge_groups(self._past, last, COUNTED)
             for group in GROUPS:
                 _shorten(self._past[group])
 
     def total(self, present: Iterable[int]) -> tuple[Numbers, bool]:
-        """All of it; `present` are the workers whose last answer tells of now. And whether something was left out."""
-        alive = set(present)
-        total = _parts({})
-        _merge(total, self._past, COUNTED)
-        gauges: list[Mapping[str, int]] = []
+        """All of it, not to be changed; `present` are the workers whose last answer tells of now. And whether something
+        was left out."""
+        alive = frozenset(present)
+        if self._groups is None or self._groups[0] != alive:
+            self._groups = (alive, *self._add_up(alive))
+        _, groups, clients, cut = self._groups
+        total = _parts({}) | groups
+        _merge(total, self._past)
+        for last in self._last.values():
+            _merge(total, last)
+        total["gauges"] = metrics.summed(
+            last["gauges"] for worker, last in self._last.items() if worker in alive
+        )
+        if clients:
+            total["gauges"]["clients"] = clients
+        return total, cut
+
+    def _add_up(self, alive: frozenset[int]) -> tuple[Numbers, int, bool]:
+        """For whom was relayed how much; the number of users with tunnels; whether there are more than MOST."""
+        groups: Numbers = {group: {} for group in GROUPS}
+        _merge_groups(groups, self._past, COUNTED)
         for worker, last in self._last.items():
-            is_here = worker in alive
-            _merge(total, last, (*COUNTED, *PRESENT) if is_here else COUNTED)
-            if is_here:
-                gauges.append(last["gauges"])
-        total["gauges"] = metrics.summed(gauges)
-        if any(values.get("tunnels") for values in total["users"].values()):
-            total["gauges"]["clients"] = sum(bool(each.get("tunnels")) for each in total["users"].values())
-        cut = [_shorten(total[group]) for group in GROUPS]
-        return total, any(cut)
+            _merge_groups(groups, last, (*COUNTED, *PRESENT) if worker in alive else COUNTED)
+        clients = sum(bool(each.get("tunnels")) for each in groups["users"].values())
+        cut = [_shorten(groups[group]) for group in GROUPS]
+        return groups, clients, any(cut)
 
     # for the master that takes the place of this one
 
@@ -113,11 +138,15 @@ def _key(each: Numbers) -> str:
     return f"{name} ({kind})" if kind == "tls" or (kind == "http" and name.isdecimal()) else name
 
 
-def _merge(total: Numbers, part: Numbers, names: Iterable[str]) -> None:
+def _merge(total: Numbers, part: Numbers) -> None:
+    """Add counters and histograms."""
     for name, value in part["counters"].items():
         total["counters"][name] = total["counters"].get(name, 0) + value
     for name, histogram in part["histograms"].items():
         total["histograms"][name] = _both(total["histograms"].get(name), histogram)
+
+
+def _merge_groups(total: Numbers, part: Numbers, names: Iterable[str]) -> None:
     for group in GROUPS:
         for key, values in part[group].items():
             _add(total[group], key, values, names)

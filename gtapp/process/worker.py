@@ -21,7 +21,7 @@ from gevent.event import AsyncResult, Event
 from gtapp.config.load import ClientConfig
 from gtapp.errors import GTError
 from gtapp.observe import logs, metrics
-from gtapp.process import facts
+from gtapp.process.facts import Witness
 from gtapp.process.plan import TICK_S
 from gtapp.process.reports import ErrorReports
 from gtapp.process.source import Config, Source, set_up_logs
@@ -51,6 +51,7 @@ class App(Protocol):
     def retire(self) -> None: ...
     def stop(self, grace: float) -> int: ...
     def status(self) -> dict[str, Any]: ...
+    def count(self) -> None: ...
     def metrics(self) -> dict[str, Any]: ...
     def connections(self, limit: int, user: str | None) -> dict[str, Any]: ...
     def disconnect(self, request: Mapping[str, Any], why: str) -> int: ...
@@ -74,6 +75,7 @@ class Worker:
         self._started: Any = AsyncResult()  # a Message
         self._ended: Any = AsyncResult()
         self._siblings = Siblings()
+        self._witness = Witness()
         self._app: App | None = None
         self._config: Config | None = None
         self._sockets: dict[str, PlainSocket] = {}
@@ -145,7 +147,7 @@ class Worker:
         if cut:
             self._master.send("cut", {"streams": cut})
         log.info("ended")
-        self._tell_last("ended", facts.last_words(app))
+        self._tell_last("ended", self._witness.last_words(app))
         return 0
 
     def _tell_last(self, kind: str, values: dict[str, Any]) -> None:
@@ -172,7 +174,7 @@ class Worker:
             "reopen": lambda message: logs.reopen(),
             "status": lambda message: self._answer(message, self._status),
             "debug": lambda message: self._answer(message, self._debug),
-            **dict.fromkeys(facts.QUESTIONS, lambda message: self._answer(message, self._facts)),
+            **dict.fromkeys(Witness.QUESTIONS, lambda message: self._answer(message, self._facts)),
         }
         handler = handlers.get(message.kind)
         if handler is None:
@@ -211,7 +213,7 @@ class Worker:
         return {"metrics": metrics.snapshot(), **(self._app.status() if self._app is not None else {})}
 
     def _facts(self, message: Message) -> dict[str, Any]:
-        return facts.answer(self._app, message.kind, message.values)
+        return self._witness.answer(self._app, message.kind, message.values)
 
     def _debug(self, message: Message) -> dict[str, Any]:
         """What this process holds, for tests that look for leaks."""

@@ -240,11 +240,14 @@ class ServerApp:
             "state": tunnel.state,
         }
 
-    def metrics(self) -> dict[str, Any]:
-        """What has been counted up to now, and for whom."""
-        tunnels = facts.tunnels_of(self._clock)
-        for each in tunnels:
+    def count(self) -> None:
+        """Bring the process's counters up to date."""
+        for each in facts.tunnels_of(self._clock):
             each.count()
+
+    def metrics(self) -> dict[str, Any]:
+        """What was relayed for whom."""
+        tunnels = facts.tunnels_of(self._clock)
         found = facts.numbers(self._accounts.all(), tunnels)
         users = facts.by_user([*found, *facts.numbers(self._accounts.dropped(), ())])
         for user_id in self._clients():

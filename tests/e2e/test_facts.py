@@ -390,7 +390,7 @@ def test_what_workers_said_is_kept_when_they_have_ended(world: World, nginx: Ngi
         lines = server.process.ask("log")["lines"]
         return [each for each in lines if (each["source"], each["message"]) == ("worker 1", "ended")]
 
-    (line,) = eventually(ended, "it has said so")
+    (line,) = eventually(ended, "it has said so", timeout=60)
     after = server.process.ask("log")["after"]
     assert after["worker 1"] == line["seq"]
     assert server.process.ask("log", after=after)["lines"] == []
@@ -460,7 +460,7 @@ def test_a_client_says_why_it_has_no_tunnel(world: World, nginx: Nginx) -> None:
     assert eventually(lambda: client.process.ask("check")["ms"], "the round trip is known") > 0
     world.allow("no tunnel")
     server.process.end()
-    client.process.wait_for("no tunnel: ")
+    client.process.wait_for("no tunnel: cannot connect")
     answer = client.process.ask("check")
     assert not answer["ok"]
     assert answer["text"] == f"no tunnel: cannot connect to {server.remote}: Connection refused"

@@ -14,7 +14,7 @@ import pytest
 from gtapp.errors import GTError
 from gtapp.observe import logs, metrics
 from gtapp.process import facts, probe
-from gtapp.process.facts import Facts
+from gtapp.process.facts import Facts, Witness
 
 
 def nothing_told(line: str) -> None:
@@ -88,7 +88,17 @@ def test_a_process_that_has_gone() -> None:
 class App:
     """A relay as far as it is asked."""
 
+    def __init__(self) -> None:
+        self.counts = 0
+        self.takes_s = 0.0
+
+    def count(self) -> None:
+        self.counts += 1
+
     def metrics(self) -> dict[str, Any]:
+        now = time.monotonic()
+        while time.monotonic() < now + self.takes_s:
+            pass
         return {"users": {"id1": {}}}
 
     def connections(self, limit: int, user: str | None) -> dict[str, Any]:
@@ -104,24 +114,42 @@ class App:
 
 def test_what_a_worker_answers() -> None:
     app = App()
-    counted = facts.answer(app, "metrics", {})
+    counted = Witness().answer(app, "metrics", {})
     assert counted["users"] == {"id1": {}}
     assert counted["numbers"].keys() >= metrics.COUNTERS
     assert counted["histograms"] == metrics.histograms()
-    assert facts.answer(app, "connections", {"limit": 5, "user": "id1"}) == {
+    assert Witness().answer(app, "connections", {"limit": 5, "user": "id1"}) == {
         "total": 5,
         "connections": ["id1"],
     }
-    assert facts.answer(app, "disconnect", {"user": "id1", "why": "by me"}) == {"count": 3}
-    assert facts.answer(app, "check", {}) == {"works": True}
-    assert facts.answer(app, "log", {"after": 1 << 60, "level": "info", "limit": 5})["lines"] == []
+    assert Witness().answer(app, "disconnect", {"user": "id1", "why": "by me"}) == {"count": 3}
+    assert Witness().answer(app, "check", {}) == {"works": True}
+    assert Witness().answer(app, "log", {"after": 1 << 60, "level": "info", "limit": 5})["lines"] == []
 
 
 def test_one_that_is_still_starting() -> None:
-    assert facts.answer(None, "metrics", {})["numbers"].keys() >= metrics.COUNTERS
+    assert Witness().answer(None, "metrics", {})["numbers"].keys() >= metrics.COUNTERS
     for question in ("connections", "disconnect", "check"):
         with pytest.raises(GTError, match="still starting"):
-            facts.answer(None, question, {"limit": 5, "user": None, "why": ""})
+            Witness().answer(None, question, {"limit": 5, "user": None, "why": ""})
+
+
+def test_what_takes_long_to_tell_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But always to a master that knows nothing, and at the end."""
+    app, witness = App(), Witness()
+    for _ in range(3):
+        assert "users" in witness.answer(app, "metrics", {"known": True})
+    app.takes_s = 2 * facts.CHEAP_S
+    assert "users" in witness.answer(app, "metrics", {"known": True})
+    for _ in range(3):
+        answer = witness.answer(app, "metrics", {"known": True})
+        assert answer.keys() == {"numbers", "histograms"}
+    assert app.counts == 7
+    assert "users" in witness.answer(app, "metrics", {"known": False})
+    assert "users" in witness.last_words(app)["counted"]
+    now = time.monotonic()
+    monkeypatch.setattr(facts, "monotonic", lambda: now + 1000)
+    assert "users" in witness.answer(app, "metrics", {"known": True})
 
 
 # probe

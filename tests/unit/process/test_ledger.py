@@ -91,6 +91,22 @@ def test_a_worker_that_does_not_answer_counts_and_has_nothing_now() -> None:
     assert found["users"] == {"a": user(0, 0, 2, 5)}
 
 
+def test_a_worker_that_leaves_out_for_whom_means_as_before() -> None:
+    ledger = Ledger()
+    assert not ledger.knows(1)
+    ledger.heard(1, answer(numbers={"bytes_in": 5}, users={"a": user(1, 0, 1, 5)}, hosts=[host("a", 1, 5)]))
+    assert ledger.knows(1)
+    before = total(ledger, 1)
+    ledger.heard(1, {"numbers": {"bytes_in": 9}, "histograms": {}})
+    now = total(ledger, 1)
+    assert now["counters"] == {"bytes_in": 9}
+    assert (now["users"], now["hosts"]) == (before["users"], before["hosts"])
+    ledger.heard(1, answer(numbers={"bytes_in": 9}, users={"a": user(0, 0, 2, 9)}))
+    assert total(ledger, 1)["users"] == {"a": user(0, 0, 2, 9)}
+    ledger.gone(1)
+    assert total(ledger)["users"] == {"a": user(0, 0, 2, 9)}
+
+
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_what_a_worker_has_forgotten_counts_on(comes_back: bool) -> None:
     """It knows so many names and no more; one that makes room begins at zero when it comes back."""
