@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from gtapp.console.context import console
@@ -15,6 +16,7 @@ MOST_LINES = 1000  # in one answer
 _LOOKED_AT = 2000  # lines that are looked through when a text is searched for: as many as a process keeps
 _MOST_SOURCES = 300  # more are not read from a cursor: so many workers there are at most
 _OURS = "console"
+_ASKED = " GET /api/v1/log: "  # at debug level, a page that looks at the log would see itself look
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def lines_after(cursor: str = "", level: str = "", search: str = "", limit: int 
     wanted = _LOOKED_AT if search else limit
     least = level if level in LEVELS else LEVELS[0]
     own = logs.recent.lines(after.get(_OURS, 0), logs.LEVELS[least], wanted)
-    lines = [{**line, "source": _OURS} for line in own["lines"]]
+    lines = [{**line, "source": _OURS} for line in own["lines"] if _ASKED not in line["message"]]
     seen, problem = dict(after), ""
     try:
         answer = console().running.log(after, least, wanted)
@@ -50,6 +52,13 @@ def lines_after(cursor: str = "", level: str = "", search: str = "", limit: int 
 def cursor_of(after: Mapping[str, int]) -> str:
     """`after` as one word, for a URL."""
     return ",".join(f"{source}:{number}" for source, number in after.items())
+
+
+def text_of(line: Mapping[str, Any]) -> str:
+    """A line as it stands in a log file, with its end; a traceback is lines of their own."""
+    time = datetime.fromtimestamp(float(line["time"])).astimezone().isoformat(" ", "milliseconds")
+    text = f"{time} {str(line['level']).upper():5} {line['role']}: {line['message']}\n"
+    return text + "".join(f"  | {part}\n" for part in str(line.get("traceback") or "").splitlines())
 
 
 def _after_of(cursor: str) -> dict[str, int]:

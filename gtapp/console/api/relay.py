@@ -141,6 +141,7 @@ class LogLineSchema(Given):
     role = told(fields.String, "Which process: master, server/1, console…")
     logger = told(fields.String, "Which part of the program.")
     message = told(fields.String, "Without secrets.")
+    traceback = told(fields.String, "Of an unexpected error.", required=False)
 
 
 class LogSchema(Given):
@@ -148,6 +149,7 @@ class LogSchema(Given):
 
     lines = fields.List(fields.Nested(LogLineSchema), required=True)
     next = told(fields.String, "For `after`, to get what comes later.")
+    problem = told(fields.String, 'Why the lines of the relay are missing; "" when they are not.')
 
 
 class ActionSchema(TextSchema):
@@ -217,7 +219,7 @@ def series(query: Mapping[str, str]) -> dict[str, Any]:
 def log(query: Mapping[str, Any]) -> dict[str, Any]:
     """The newest lines of the log, and then those that come."""
     found = lines_after(query["after"], query["level"], query["search"], query["limit"])
-    return {"lines": found.lines, "next": cursor_of(found.after)}
+    return {"lines": found.lines, "next": cursor_of(found.after), "problem": found.problem}
 
 
 @blueprint.post("/actions/check")
