@@ -118,6 +118,10 @@ class ConsoleOptions:
         "webHosts", TEXT, (), Section.CONSOLE, "live",
         en="names by which the console is reached, such as that of a reverse proxy",
         zh="访问管理后台所用的域名，如反向代理的域名")
+    web_idle_timeout: float = option(
+        "webIdleTimeout", DURATION, 1800.0, Section.CONSOLE, "live",
+        en="how long a browser may be idle before it is logged out, 0: no limit but twelve hours",
+        zh="浏览器空闲多久后退出登录，0 表示仅受十二小时上限约束")
     admin: str = option(
         "admin", TEXT, "", Section.CONSOLE, "live",
         en="name of the console's administrator", zh="管理员用户名")

@@ -33,6 +33,7 @@ log = logging.getLogger("gt.console")
 DEFAULT_NAME = "admin"
 DATABASE = "console.db"  # in the state directory
 KEY_FILE = "signing-key"
+_BACKGROUND = ("live",)  # blueprints that only pages ask, as long as they are open
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def administrator() -> Administrator:
 
 def sessions() -> Sessions:
     about = console()
-    return Sessions(about.db, about.clock)
+    return Sessions(about.db, about.clock, about.usable_config().options.web_idle_timeout)
 
 
 def tokens() -> Tokens:
@@ -90,9 +91,15 @@ def session_of_request() -> Session | None:
         cookie = request.cookies.get(cookie_name("session"), "")
         g.gt_session = None
         if cookie:
-            g.gt_session = sessions().find(cookie, administrator().stamp, visitor_address())
+            used = not is_background()
+            g.gt_session = sessions().find(cookie, administrator().stamp, visitor_address(), used)
     found: Session | None = g.gt_session
     return found
+
+
+def is_background() -> bool:
+    """Whether a page asks by itself, and not somebody who sits before it."""
+    return request.blueprint in _BACKGROUND or "X-Background" in request.headers
 
 
 def begin_session(response: Response, stage: str = "") -> None:

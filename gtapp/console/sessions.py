@@ -41,9 +41,11 @@ class Session:
 class Sessions:
     """All of them; each method raises StorageError."""
 
-    def __init__(self, db: Database, clock: Callable[[], float]) -> None:
+    def __init__(self, db: Database, clock: Callable[[], float], idle_s: float = IDLE_S) -> None:
+        """`idle_s` 0: they end when they are old, and not before."""
         self._db = db
         self._clock = clock
+        self._idle_s = idle_s or ABSOLUTE_S
 
     def begin(self, name: str, stamp: str, address: str, agent: str, stage: str = "") -> str:
         """The cookie of a new one."""
@@ -59,18 +61,18 @@ class Sessions:
             )
         return cookie
 
-    def find(self, cookie: str, stamp: str, address: str) -> Session | None:
-        """The one of a cookie, which is used now from `address`."""
+    def find(self, cookie: str, stamp: str, address: str, used: bool = True) -> Session | None:
+        """The one of a cookie, which is used now from `address`, or is only looked at."""
         row = self._db.row("SELECT * FROM sessions WHERE hash = ?", (_hash(cookie),))
         if row is None:
             return None
         now = self._clock()
         created, seen = row["created"], row["seen"]
-        old = now - created >= (CODE_S if row["stage"] else ABSOLUTE_S) or now - seen >= IDLE_S
+        old = now - created >= (CODE_S if row["stage"] else ABSOLUTE_S) or now - seen >= self._idle_s
         if old or row["stamp"] != stamp:
             self._db.execute("DELETE FROM sessions WHERE hash = ?", (row["hash"],))
             return None
-        if now - seen >= SEEN_EVERY_S or address != row["address"]:
+        if used and (now - seen >= SEEN_EVERY_S or address != row["address"]):
             self._used(row["hash"], now, address)
         return _session(row)
 
@@ -94,7 +96,7 @@ class Sessions:
     def _oldest(self) -> tuple[float, float]:
         """When one must have begun, and been used, to be valid now."""
         now = self._clock()
-        return now - ABSOLUTE_S, now - IDLE_S
+        return now - ABSOLUTE_S, now - self._idle_s
 
     def _used(self, hash: str, now: float, address: str) -> None:
         try:

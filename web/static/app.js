@@ -156,6 +156,8 @@ prepare(document);
 document.body.addEventListener("htmx:configRequest", (event) => {
   const token = document.querySelector('meta[name="csrf-token"]');
   if (token) event.detail.headers["X-CSRFToken"] = token.content;
+  // nobody has asked for it: it does not keep the session from ending when it is idle
+  if (!event.detail.triggeringEvent?.isTrusted) event.detail.headers["X-Background"] = "true";
 });
 document.body.addEventListener("htmx:afterSwap", (event) => prepare(event.detail.elt.parentElement ?? document));
 document.body.addEventListener("htmx:responseError", (event) => {

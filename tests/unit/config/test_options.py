@@ -17,7 +17,7 @@ from gtapp.config.options import (
 from gtapp.config.schema import Option, Section
 from gtapp.config.values import URL
 
-CONSOLE = "webAddr webCertFile webHosts webKeyFile admin password signingKey"
+CONSOLE = "webAddr webCertFile webHosts webIdleTimeout webKeyFile admin password signingKey"
 SHARED = f"""
     {CONSOLE}
     logFile logFileMaxSize logFileMaxCount logLevel logFormat

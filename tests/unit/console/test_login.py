@@ -171,6 +171,25 @@ def test_it_ends_when_it_is_idle(client, auth, clock):
     assert not is_in(client)
 
 
+@pytest.mark.parametrize(("path", "headers"), [(INSIDE, {"X-Background": "true"}), ("/live/series", {})])
+def test_what_a_page_asks_by_itself_does_not_keep_it(client, auth, clock, path, headers):
+    auth.login()
+    clock.forward(IDLE_S - 1)
+    assert client.get(path, headers=headers).status_code != 302
+    clock.forward(1)
+    assert not is_in(client)
+
+
+def test_how_long_it_may_be_idle_is_an_option(make_app, clock):
+    app = make_app(text=SERVER.replace("  admin:", "  webIdleTimeout: 1m\n  admin:"))
+    client = app.test_client()
+    Auth(app, client).login()
+    clock.forward(59)
+    assert is_in(client)
+    clock.forward(60)
+    assert not is_in(client)
+
+
 def test_it_ends_when_it_is_old(client, auth, clock):
     auth.login()
     for _ in range(int(ABSOLUTE_S // (IDLE_S - 60))):

@@ -100,3 +100,27 @@ def test_old_rows_are_forgotten(all, db, clock):
     clock.forward(IDLE_S + 1)
     all.begin("admin", "stamp", HOME, "")
     assert db.row("SELECT count(*) AS n FROM sessions")["n"] == 1
+
+
+def test_looking_is_no_use(all, clock):
+    """A page that brings itself up to date does not keep its session."""
+    cookie = all.begin("admin", "stamp", HOME, "")
+    for _ in range(3):
+        clock.forward(IDLE_S / 3 - 1)
+        assert all.find(cookie, "stamp", HOME, used=False)
+    clock.forward(3)
+    assert all.find(cookie, "stamp", HOME, used=False) is None
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "lasts_s"), [(60.0, 60.0), (0.0, ABSOLUTE_S), (10 * ABSOLUTE_S, ABSOLUTE_S)]
+)
+def test_how_long_it_may_be_idle_is_chosen(db, clock, idle_s, lasts_s):
+    all = Sessions(db, clock, idle_s)
+    cookie = all.begin("admin", "stamp", HOME, "")
+    clock.forward(lasts_s - 1)
+    assert all.find(cookie, "stamp", HOME, used=False)
+    assert len(all.all("stamp")) == 1
+    clock.forward(1)
+    assert all.all("stamp") == []
+    assert all.find(cookie, "stamp", HOME) is None
