@@ -23,6 +23,7 @@ from gtapp.config.problems import Problems
 from gtapp.config.schema import Option
 from gtapp.config.yaml_edit import Document
 from gtapp.errors import ConfigError
+from tests.unit.config.test_original_gt import CONFIG, EXAMPLE_CLIENT, SAVED_BY_ITS_CONSOLE
 from tests.unit.config.texts import IDS, SECRETS, VALUES, Writer, comments
 
 Change = Callable[[Any], object]  # a document: a tuple of several changes is one, too
@@ -718,7 +719,7 @@ def make_a_change(file: Document, model: Model, writer: Writer, random: Random) 
 
 def check_changes(random: Random, anchors: float) -> None:
     writer = Writer(random, anchors)
-    text = writer.text()
+    text = writer.server()
     try:
         Model(text)
     except ConfigError:
@@ -745,6 +746,93 @@ def test_any_file_says_after_a_change_what_was_asked_for_and_keeps_its_comments(
 @given(random=st.randoms(use_true_random=False))
 def test_so_does_any_file_with_anchors_and_merges(random):
     check_changes(random, anchors=0.9)
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(random=st.randoms(use_true_random=False))
+def test_so_does_any_file_of_a_client(random):
+    check_services(random)
+
+
+def check_services(random: Random) -> None:
+    writer = Writer(random)
+    file = Document(writer.client(), "client", "f")
+    for _ in range(random.randint(1, 4)):
+        before, services = file.text, file.services()
+        kind = random.choice(("set", "set", "new", "remove"))
+        index = random.randrange(len(services)) if services else 0
+        if kind == "new" or not services:
+            new = writer.service()
+            assert file.set_service(None, new) == len(services)
+            services.append({key: shown_service(key, value) for key, value in new.items()})
+        elif kind == "remove":
+            file.remove_service(index)
+            del services[index]
+        else:
+            values = {key: random.choice((value, value, None)) for key, value in writer.service().items()}
+            values["local"] = values["local"] or "http://b:1"
+            assert file.set_service(index, values) == index
+            shown = {key: shown_service(key, value) for key, value in values.items()}
+            services[index] = {
+                key: value for key, value in (services[index] | shown).items() if value is not None
+            }
+        assert file.services() == services
+        assert services_of(file.text) == services
+        assert kind != "new" or comments(before) <= comments(file.text)
+
+
+def shown_service(key: str, value: Any) -> Any:
+    """A value as `services` gives it."""
+    if value is None or SERVICE[key].many:
+        return value
+    return SERVICE[key].show(SERVICE[key].kind.parse(str(value)))
+
+
+def services_of(text: str) -> list[dict[str, Any]]:
+    """The services of a text, as the program reads them."""
+    problems = Problems()
+    contents = read_config_file(Path("f"), "client", problems, Files({"f": text.removeprefix("\ufeff")}))
+    problems.check()
+    return [
+        {key: SERVICE[key].show(given.value) for key, given in part.given.items()}
+        for part in contents.services
+    ]
+
+
+ORIGINAL: dict[str, tuple[str, str, Change, list[str]]] = {
+    "its example of a client": (
+        EXAMPLE_CLIENT,
+        "client",
+        lambda file: (file.set_option("id", "id1"), file.set_service(3, {"remoteTCPRandom": None})),
+        ["-    remoteTCPRandom: true", "-  id: id-should-be-overwritten", "+  id: id1"],
+    ),
+    "its example of a server": (
+        CONFIG.replace("{users}", "/users.yaml"),
+        "server",
+        lambda file: (
+            file.set_user("id1", {"tcpRange": ["10000-20000", "443"], "tcpNumber": 2}),
+            file.set_option("tcpRange", ["50000-60000"]),
+            file.set_option("logFileMaxSize", "1MiB"),
+        ),
+        [
+            *("-    tcpNumber: 0", "+      - range: 443", "+    tcpNumber: 2"),
+            *("-  - range: 50000-65535", "+  - range: 50000-60000"),
+            *("-  logFileMaxSize: 1234", "+  logFileMaxSize: 1MiB"),
+        ],
+    ),
+    "a file that its console saved": (
+        SAVED_BY_ITS_CONSOLE,
+        "server",
+        lambda file: file.set_user("id1", {"secret": "0123", "hostRegex": ["^a"]}),
+        ["-        secret: secret1", '+        secret: "0123"', "+        host:", "+            regex: ^a"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_a_file_of_the_original_gt(name):
+    text, role, change, expected = ORIGINAL[name]
+    assert difference(text, changed(text, change, role)) == expected
 
 
 def test_a_file_of_many_users_is_changed_without_delay():

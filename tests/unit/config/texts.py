@@ -1,4 +1,4 @@
-"""Configurations of a server as people write them, at random: every way of indenting, quoting and commenting, flow and
+"""Configurations as people write them, at random: every way of indenting, quoting and commenting, flow and
 block, line ends, anchors and merges. Used by the tests of editing."""
 
 from __future__ import annotations
@@ -68,6 +68,19 @@ VALUES: dict[str, list[Any]] = {
     "sentrySampleRate": [0.5],
     "protocols": [[1, 3], [3]],
 }
+LOCALS = ["http://127.0.0.1:80", "tcp://[::1]:22", "https://a.example.com:443"]
+OF_SERVICES: dict[str, list[Any]] = {
+    "hostPrefix": ["1", "blog", "null"],
+    "remoteTCPPort": [22, "10022"],
+    "remoteTCPRandom": [True, False],
+    "localTimeout": ["2m"],
+    "allowIPs": [
+        ["10.0.0.0/8"],
+        ["10.0.0.0/8", "2001:db8::/32"],
+        ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"],
+    ],
+    "denyIPs": [["192.0.2.1/32"], []],
+}
 LIMITS = ("tcpRange", "tcpNumber", "speed", "connections", "hostNumber", "hostRegex", "hostWithID")
 NESTED = {"hostNumber": "number", "hostRegex": "regex", "hostWithID": "withID"}
 
@@ -101,8 +114,20 @@ class Writer:
         self._offset = random.choice((0, 2, self._step))
         self._comments = 0
 
-    def text(self) -> str:
-        said = self._server()
+    def server(self) -> str:
+        return self._text(self._server())
+
+    def client(self) -> str:
+        services = [self.service() for _ in range(self._random.randint(0, 4))]
+        said: dict[str, Any] = {
+            "services": services or None,
+            "options": {"id": "id1", "remote": ["tcp://a:1"]},
+        }
+        if self._maybe(0.3):
+            said["type"] = "client"
+        return self._text(self._shuffled(said))
+
+    def _text(self, said: dict[str, Any]) -> str:
         if not said:
             lines = [self._comment()]
         elif self._maybe(0.1):
@@ -118,6 +143,11 @@ class Writer:
 
     def limits(self, often: float) -> dict[str, Any]:
         return {key: self._random.choice(VALUES[key]) for key in LIMITS if self._maybe(often)}
+
+    def service(self) -> dict[str, Any]:
+        service: dict[str, Any] = {"local": self._random.choice(LOCALS)}
+        service |= {key: self._random.choice(each) for key, each in OF_SERVICES.items() if self._maybe(0.3)}
+        return self._shuffled(service)
 
     def _server(self) -> dict[str, Any]:
         said: dict[str, Any] = {"type": "server"} if self._maybe(0.5) else {}
@@ -193,8 +223,9 @@ class Writer:
             lines += self._above(indent)
             dash = " " * indent + "- "
             if isinstance(each, dict) and self._maybe(0.8):
-                (key, value) = next(iter(each.items()))
+                (key, value), *rest = each.items()
                 lines.append(f"{dash}{self._scalar(key)}: {self._flow(value)}{self._behind()}")
+                lines += self._mapping(dict(rest), indent + 2)
             else:
                 lines.append(dash + self._flow(each) + self._behind())
         return lines
