@@ -32,6 +32,7 @@ options:
   timeoutOnUnidirectionalTraffic: false
   routePerRequest: false
   apiTLSVersion: tls1.2
+  webIdleTimeout: 30m
   logFileMaxSize: 512MiB
   logFileMaxCount: 7
   logLevel: info
@@ -67,6 +68,7 @@ options:
   reconnectDelay: 5s
   protocol: auto
   allowPlainSecret: false
+  webIdleTimeout: 30m
   logFileMaxSize: 512MiB
   logFileMaxCount: 7
   logLevel: info
