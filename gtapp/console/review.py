@@ -143,7 +143,9 @@ def words_of(entry: Option, value: Any) -> str:
         return ""
     shown = entry.show(value)
     words = shown if isinstance(shown, list) else [shown]
-    return ", ".join((_("yes") if word else _("no")) if isinstance(word, bool) else str(word) for word in words)
+    return ", ".join(
+        (_("yes") if word else _("no")) if isinstance(word, bool) else str(word) for word in words
+    )
 
 
 def warnings(before: Config, after: Config) -> list[str]:
