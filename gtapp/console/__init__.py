@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,6 @@ from gtapp.console.context import EXTENSION, Console
 __all__ = ["audit", "create_app"]
 
 WEB = Path(__file__).parents[2] / "web"
-
-_COMMON = (
-    "login",
-    "account",
-    "dashboard",
-    "live",
-    "connections",
-    "settings",
-    "yaml_editor",
-    "history",
-    "system",
-)
-_MORE = ("audit_log", "api", "prometheus")
-_ROLE = {"server": ["clients", "users"], "client": ["tunnels", "services"]}
 
 
 def create_app(console: Console) -> Flask:
@@ -92,14 +77,38 @@ def _insecure(console: Console) -> bool:
 
 
 def _blueprints(console: Console) -> list[Blueprint]:
-    names = [*_COMMON, *_MORE, *_ROLE[console.role], "setup" if console.setup else "welcome"]
-    found: list[Blueprint] = []
-    for name in names:
-        try:
-            module = pkgutil.resolve_name(f"gtapp.console.{name}")
-        except (ImportError, AttributeError):
-            continue
-        blueprint = getattr(module, "blueprint", None)
-        if blueprint is not None:
-            found.append(blueprint)
-    return found
+    """Those of its role; the wizard as long as there is something to be set up, and what follows it from then on."""
+    from gtapp.console import (
+        account,
+        api,
+        audit_log,
+        connections,
+        dashboard,
+        history,
+        live,
+        login,
+        prometheus,
+        settings,
+        system,
+        yaml_editor,
+    )
+
+    modules: list[Any] = [login, account, dashboard, live, connections, settings, yaml_editor, history]
+    modules += [system, audit_log, api, prometheus]
+    if console.role == "server":
+        from gtapp.console import clients, users
+
+        modules += [clients, users]
+    else:
+        from gtapp.console import services, tunnels
+
+        modules += [services, tunnels]
+    if console.setup:
+        from gtapp.console import setup
+
+        modules.append(setup)
+    else:
+        from gtapp.console import welcome
+
+        modules.append(welcome)
+    return [each.blueprint for each in modules]

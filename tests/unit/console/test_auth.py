@@ -6,7 +6,7 @@ import pytest
 from flask import Blueprint, Flask
 from flask.views import MethodView
 from flask_login import current_user
-from werkzeug.routing import Rule
+from werkzeug.routing import AnyConverter, BaseConverter, IntegerConverter, Rule
 
 from gtapp.console.auth import ACCOUNT, SCOPES, mark_of, needs, public, safe_next
 from tests.unit.console.conftest import Auth
@@ -21,10 +21,17 @@ def rules(app: Flask) -> Iterator[tuple[Rule, str, str]]:
     """Every route, each of its methods, and a path that leads there."""
     adapter = app.url_map.bind("127.0.0.1:18000")
     for rule in app.url_map.iter_rules():
-        values = {name: 1 if "int" in str(rule._converters[name]).lower() else "x" for name in rule.arguments}
+        values = {name: fitting(rule._converters[name]) for name in rule.arguments}
         path = adapter.build(rule.endpoint, values, method=None)
         for method in sorted((rule.methods or {"GET"}) - {"HEAD", "OPTIONS"}):
             yield rule, method, path
+
+
+def fitting(converter: BaseConverter) -> int | str:
+    """A value that it takes."""
+    if isinstance(converter, AnyConverter):
+        return min(converter.items)
+    return 1 if isinstance(converter, IntegerConverter) else "x"
 
 
 def is_public(app: Flask, rule: Rule, method: str) -> bool:
