@@ -31,6 +31,7 @@ MINUTES = 24 * 60  # and by the minute
 WRITE_S = 10  # how long samples wait to be written together
 MAX_WAIT_S = 15.0  # between questions to a relay that does not answer
 HOUR_MINUTES = 60
+SILENT = 3  # seconds without any worker's answer are a problem; less is a busy machine
 DISK_FULL = 0.95  # shares beyond which somebody should see to it
 DISK_FREE = 256 * 1024 * 1024  # and bytes below which
 MEMORY_FULL = 0.95
@@ -57,6 +58,7 @@ class Sampler:
         self.problem = ""  # why the relay does not answer; "" when it does
         self._rates = Rates()
         self._answered = 0.0  # monotonic
+        self._silent = 0  # answers in a row that no worker was part of
         self._mean = Mean()
         self._minute = 0
         self._to_write: list[Sample] = []
@@ -154,8 +156,9 @@ class Sampler:
     def sample(self) -> bool:
         """Ask once; whether there was an answer."""
         try:
-            units = self._running.metrics().get("units") or [{}]
-            problem = ""
+            units = [each for each in self._running.metrics().get("units", []) if _is_present(each)]
+            self._silent = 0 if units else self._silent + 1
+            problem = "" if self._silent < SILENT else "no worker of it answers; its log may say why"
         except GTError as error:
             units, problem = [], str(error)
         if problem != self.problem:
@@ -165,7 +168,7 @@ class Sampler:
         if problem:
             self._rates.forget()
             self.processes = machine.processes([])
-        else:
+        elif units:
             self._take(units[0])
         for listener in list(self._listeners):
             listener()
@@ -228,6 +231,11 @@ class Sampler:
                 self._db.execute("DELETE FROM samples WHERE step = ? AND time > ?", (each.step, when))
         except StorageError:
             pass
+
+
+def _is_present(unit: Mapping[str, Any]) -> bool:
+    """Whether a worker has said how it is. Otherwise the master tells what it heard last, which may be long ago."""
+    return "streams" in unit.get("total", {})
 
 
 def _since(before: int, now: int) -> int:

@@ -112,7 +112,7 @@ const charts = (() => {
       this.hovered = index !== null && index !== undefined;
       this.tell(this.hovered ? index : this.data[0].length - 1);
       const time = this.hovered && this.data[0][index];
-      this.figure.dataset.at = time ? exact.format(1000 * time) : "";
+      this.figure.querySelector("[data-at]").textContent = time ? exact.format(1000 * time) : "";
     }
 
     tell(index) {

@@ -122,13 +122,12 @@
   }
 
   const connection = document.querySelector("[data-connection]");
-  connection.hidden = false;
 
   function state(now) {
     const words = connection.dataset[now];
     if (connection.textContent === words) return;
     connection.textContent = words;
-    connection.className = `status ${{ live: "ok", waiting: "muted", lost: "warn" }[now]}`;
+    connection.className = `status js-only ${{ live: "ok", waiting: "muted", lost: "warn" }[now]}`;
   }
 
   live.listen(

@@ -60,6 +60,10 @@ def status() -> dict[str, Any]:
                 "workers": [
                     {
                         "number": 1,
+                        "pid": 4322,
+                        "generation": 1,
+                        "state": "ready",
+                        "age_s": 7200.0,
                         "tunnels": [dict(each) for each in TUNNELS],
                         "hosts": [
                             {"kind": "http", "name": "shop", "user": "alice"},

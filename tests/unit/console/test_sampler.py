@@ -4,6 +4,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from gtapp.console import sampler as module
 from gtapp.console.database import Database
 from gtapp.console.running import Running
 from gtapp.console.sampler import MINUTES, SECONDS, WRITE_S, Sampler
@@ -201,8 +202,34 @@ def test_it_runs_by_itself(sampler, counting):
     assert counting.asked == asked
 
 
+NO_WORKER = {"units": [{"total": {"bytes_in": 2000}, "users": {}}]}
+
+
+def test_what_a_worker_tells_late_counts_for_the_whole_time(sampler, relay, counting, clock, monkeypatch):
+    """The master tells what it has heard, which is old when a worker was too busy to answer."""
+    monkeypatch.setattr(module, "monotonic", clock)
+    run(sampler, clock, 2)
+    relay.answers["metrics"] = NO_WORKER
+    run(sampler, clock, 2)
+    assert (len(sampler.seconds), sampler.problem) == (2, "")
+    relay.answers["metrics"] = counting
+    run(sampler, clock, 1)
+    assert last(sampler)["bytes_in"] == pytest.approx(333.333, abs=0.01)
+
+
+def test_workers_that_do_not_answer_are_a_problem(sampler, relay, counting, clock):
+    run(sampler, clock, 1)
+    relay.answers["metrics"] = NO_WORKER
+    run(sampler, clock, 3)
+    assert "no worker" in sampler.problem
+    assert sampler.last is None
+    relay.answers["metrics"] = counting
+    run(sampler, clock, 1)
+    assert sampler.problem == ""
+
+
 def test_an_answer_that_makes_no_sense_does_not_end_it(relay, db, tmp_path, caplog):
-    answers = iter([{"units": [{"total": []}]}, Counting()({}, None)])
+    answers = iter([{"units": [{"total": {"streams": []}}]}, Counting()({}, None)])
     relay.answers["metrics"] = lambda request, tell: next(answers, {})
     sampler = Sampler(Running(relay.ask, ""), db, tmp_path)
     answered = Event()
