@@ -21,6 +21,7 @@ blueprint = Blueprint("audit", __name__, url_prefix="/audit")
 PER_PAGE = 50
 _AT_A_TIME = 500  # rows that are read at once for a download
 MOST_SEARCH = 200
+MOST_ID = 2**53  # SQLite takes no larger numbers than 2**63, and JSON none than this
 _FORMULA = (
     "=",
     "+",
@@ -37,6 +38,8 @@ def index() -> str:
     """The newest entries, or those before one; `q` finds some of them."""
     search = _search()
     before = request.args.get("before", type=int)
+    if before is not None and not 0 <= before <= MOST_ID:
+        before = None
     found = console().db.audit(PER_PAGE + 1, before, search)
     entries = [_entry(each) for each in found[:PER_PAGE]]
     return render_template(

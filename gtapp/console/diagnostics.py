@@ -22,6 +22,7 @@ import psutil
 
 from gtapp import __version__
 from gtapp.config.load import ClientConfig, ServerConfig
+from gtapp.config.options import OPTIONS, SERVICE, USER
 from gtapp.config.show import client_yaml, server_yaml
 from gtapp.console import machine
 from gtapp.console.context import console
@@ -59,8 +60,9 @@ give it to somebody.
 def bundle() -> bytes:
     """The archive (ZIP). What cannot be found out is said in it."""
     problems: list[str] = []
-    config = _tried(_config, problems, "config.yml")  # first: from then on its secrets are known
     about = console()
+    config = _tried(_config, problems, "config.yml")  # first: from then on its secrets are known
+    _hide_file()
     time = datetime.fromtimestamp(about.clock(), UTC)
     found = lines_after()
     if found.problem:
@@ -86,6 +88,25 @@ def bundle() -> bytes:
                 info.external_attr = 0o600 << 16
                 file.writestr(info, text if name.endswith(".json") else logs.redact(text))
     return archive.getvalue()
+
+
+def _hide_file() -> None:
+    """Mask what the file says as well where flags or variables win over it: it is a secret all the same."""
+    store = console().store
+    if store is None:
+        return
+    try:
+        document = store.document(store.read().text)
+        found = [(OPTIONS[store.role], key, document.get_option(key)) for key in OPTIONS[store.role]]
+        found += [(USER, key, value) for user in document.users().values() for key, value in user.items()]
+        if store.role == "client":
+            found += [(SERVICE, key, value) for each in document.services() for key, value in each.items()]
+    except GTError:  # config.yml is missing then, and problems.txt says why
+        return
+    for table, key, value in found:
+        if table[key].secret and value:
+            for each in value if isinstance(value, list) else [value]:
+                logs.hide(str(each))
 
 
 def _tried(make: Callable[[], str], problems: list[str], name: str) -> str:
