@@ -16,12 +16,14 @@ import gevent
 from flask import current_app
 from flask_login import current_user
 from gevent.event import AsyncResult
+from werkzeug.exceptions import Forbidden
 
 from gtapp.config.load import ServerConfig
 from gtapp.config.options import OPTIONS
 from gtapp.config.problems import quoted
 from gtapp.config.store import Document, Saved, Store
 from gtapp.console.audit import audit
+from gtapp.console.auth import ACCOUNT
 from gtapp.console.context import console
 from gtapp.console.running import Running
 from gtapp.console.words import _
@@ -30,6 +32,7 @@ from gtapp.errors import ConfigError, GTError
 log = logging.getLogger("gt.console")
 
 _EXTENSION = "gt-reloads"
+ACCOUNT_OPTIONS = ("admin", "password", "signingKey")  # who may log in here
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ def save_options(values: Mapping[str, Any], etag: str | None) -> Outcome:
     unknown = values.keys() - OPTIONS[console().role].keys()
     if unknown:
         raise ConfigError(_("There is no option %(name)s here.", name=quoted(min(unknown))))
+    if not values.keys().isdisjoint(ACCOUNT_OPTIONS):
+        _check_owner()
     return _edit(change, etag, f"options: {', '.join(values)}")
 
 
@@ -140,6 +145,7 @@ def save_text(text: str, etag: str | None) -> Outcome:
     """Put `text` in the place of the whole file."""
     store = store_of()
     before = store.read().text
+    _check_account(text)
     after = store.save(text, etag, _who(), "file edited")
     audit("file edited")
     lines, problem = reload()
@@ -148,7 +154,9 @@ def save_text(text: str, etag: str | None) -> Outcome:
 
 def restore_version(version: str, etag: str | None = None) -> Outcome:
     """Put a version of the history in the place of the file."""
-    saved = store_of().restore(version, _who(), etag)
+    store = store_of()
+    _check_account(store.version(version))
+    saved = store.restore(version, _who(), etag)
     audit("version restored", version)
     lines, problem = reload()
     return Outcome(saved, lines, problem)
@@ -218,6 +226,20 @@ def _edit(
     audit(what, detail)
     lines, problem = reload()
     return Outcome(saved, lines, problem, secret)
+
+
+def _check_account(text: str) -> None:
+    """Raises Forbidden where a text changes who may log in here, for whoever may not decide that."""
+    now, then = console().usable_config().options, store_of().load(text).options
+    names = [OPTIONS[console().role][key].name for key in ACCOUNT_OPTIONS]
+    if any(getattr(now, name) != getattr(then, name) for name in names):
+        _check_owner()
+
+
+def _check_owner() -> None:
+    """The administrator, in a browser. A token that may change settings must not become him by that."""
+    if ACCOUNT not in getattr(current_user, "scopes", ()):
+        raise Forbidden(_("A token may not change who can log in here: do that in the console itself."))
 
 
 def _check_index(document: Document, index: int | None) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -103,7 +104,7 @@ class Podman:
 
     def _build(self) -> str:
         self.run(
-            *("build", "--pull=never", "--network", "host", *LIMITS, *self._pip()),
+            *("build", "--pull=never", "--network", "host", *LIMITS, *self._pip(), *self._npm()),
             *("--file", str(ROOT / "docker/Dockerfile"), "--tag", "gt-tested", str(ROOT)),
             timeout=BUILD_S,
         )
@@ -133,6 +134,24 @@ class Podman:
         path = self.store / "pip.conf"
         path.write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
         return [*sorted(mounts), f"--volume={path}:/etc/pip.conf:ro"]
+
+    def _npm(self) -> list[str]:
+        """The same for npm, where there is one."""
+        if shutil.which("npm") is None:
+            return []
+        listed = subprocess.run(
+            ["npm", "config", "list", "--json"], capture_output=True, text=True, check=True
+        )
+        known = json.loads(listed.stdout)
+        settings = {
+            key: known[key] for key in ("registry", "cafile", "proxy", "https-proxy") if known.get(key)
+        }
+        path = self.store / "npmrc"
+        path.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        mounts = [f"--volume={path}:/root/.npmrc:ro"]
+        if "cafile" in settings:
+            mounts.append(f"--volume={settings['cafile']}:{settings['cafile']}:ro")
+        return mounts
 
     def _make_base(self, name: str) -> None:
         """The stand-in for the base image, unless it is there."""

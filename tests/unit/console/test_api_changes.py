@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,20 @@ def test_a_whole_file_is_never_saved_blindly(server: API) -> None:
     answer = server("PUT", "config", {"text": SERVER.replace("10MiB", "20MiB")})
     assert answer.status_code == 428
     assert "10MiB" in server.path.read_text()
+
+
+@pytest.mark.parametrize("key", ["admin", "password", "signingKey"])
+def test_a_token_cannot_decide_who_logs_in(server: API, key: str) -> None:
+    """Whoever may change settings would become the administrator by that."""
+    before = server.path.read_text()
+    etag = f'"{server.etag}"'
+    assert server("PATCH", "settings", {key: "intruder-1"}, If_Match=etag).status_code == 403
+    text = before.replace("options:", f"options:\n  {key}: intruder-1", 1)
+    if f"\n  {key}: " in before:
+        text = re.sub(rf"\n  {key}: .*", f"\n  {key}: intruder-1", before, count=1)
+    assert text != before
+    assert server("PUT", "config", {"text": text}, If_Match=etag).status_code == 403
+    assert server.path.read_text() == before
 
 
 # settings
