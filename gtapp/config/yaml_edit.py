@@ -65,8 +65,8 @@ class Document:
         entry = self._option(key)
         if value is None:
             for path in self._option_paths(key):
-                self._remove(path)
-            self._tidy("host")
+                self._clear(path)
+            self._tidy(key, "host")
         elif not _same(entry, self.get_option(key), value):
             self._start()
             self._set_limit((), self._option_path(key), entry, value)
@@ -97,8 +97,8 @@ class Document:
             value, path = values[key], self._user_path(id, key)
             if value is None:
                 for each in _user_paths(id, key):
-                    self._remove(each)
-                self._tidy("users", id, "host")
+                    self._clear(each)
+                self._tidy(key, "users", id, "host")
             elif not _same(entry, self._user(id).get(key), value):
                 self._set_limit(("users", id), path, entry, value)
 
@@ -149,7 +149,7 @@ class Document:
             if key not in values:
                 continue
             if values[key] is None:
-                self._remove(path)
+                self._clear(path)
             elif not _same(entry, services[index].get(key), values[key]):
                 self._set(path, entry, _written(entry, values[key]))
         return index
@@ -265,15 +265,18 @@ class Document:
         self._read()
 
     def _remove(self, path: Sequence[str | int], comments: bool = False) -> None:
-        around = self._raw(path[:-1])
-        if isinstance(around, dict) and path[-1] not in around:
-            return
         self._text = remove(self._text, path, self._name, comments)
         self._read()
 
-    def _tidy(self, *path: str) -> None:
-        """Take out a mapping with nothing in it any more."""
-        if self._raw(path) is None:
+    def _clear(self, path: Sequence[str | int]) -> None:
+        """Take a value out, if there is one."""
+        if self._raw(path) is not None:
+            self._remove(path)
+
+    def _tidy(self, key: str, *path: str) -> None:
+        """Take out the `host` at `path` if `key` was the last thing in it."""
+        around = self._raw(path[:-1])
+        if key in _HOST_KEYS and isinstance(around, dict) and around.get("host", self) is None:
             self._remove(path)
 
     def _set_limit(self, at: tuple[str, ...], path: tuple[str, ...], entry: Option, value: Any) -> None:

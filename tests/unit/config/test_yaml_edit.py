@@ -539,6 +539,19 @@ def test_nothing_is_there(text):
     )
 
 
+@pytest.mark.parametrize(
+    "text", ["", "# nothing", "users:\nhost:\ntcp:\noptions:\n", "users: {a: {host: }}\nhost: \n"]
+)
+def test_what_is_not_there_goes_without_a_change(text):
+    def change(file: Document) -> None:
+        for key in ("addr", "tcpRange", "speed"):
+            file.set_option(key, None)
+        if "a" in file.users():
+            file.set_user("a", {"speed": None, "tcpRange": None})
+
+    assert changed(text, change) == text
+
+
 # texts that YAML would take for something else
 
 
