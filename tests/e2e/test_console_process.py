@@ -28,7 +28,7 @@ class Site:
         self.console = world.port()
         self.addr = world.port()
         self.secret = world.secret()
-        self.file = {
+        self.file: dict[str, Any] = {
             "type": "server",
             "users": {"id1": {"secret": self.secret}},
             "options": {
