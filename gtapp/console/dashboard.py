@@ -161,8 +161,12 @@ def _first_steps(here: Console, unit: dict[str, Any]) -> Hint | None:
         text = _("There is no tunnel to the server at the moment. The page Server says why.")
         return Hint(text, _("Server"), _link("tunnels.index"))
     if not config.users:
-        return Hint(_("No client is connected. Every client that starts with this server as its remote is let in."))
-    text = _("No client is connected. Open a user to get the join code, and give it to whoever runs the client.")
+        return Hint(
+            _("No client is connected. Every client that starts with this server as its remote is let in.")
+        )
+    text = _(
+        "No client is connected. Open a user to get the join code, and give it to whoever runs the client."
+    )
     return Hint(text, _("Users"), _link("users.index"))
 
 
