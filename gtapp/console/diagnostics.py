@@ -36,7 +36,6 @@ _PACKAGES = (
     "cryptography",
     "flask",
     "PyYAML",
-    "ruamel.yaml",
     "httptools",
     "scramp",
     "argon2-cffi",
