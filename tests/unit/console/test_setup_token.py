@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+from flask import request
+from werkzeug.datastructures import ImmutableMultiDict
 
 from gtapp.console.context import EXTENSION
 from gtapp.console.setup_token import ATTEMPTS, LASTS_S, check, current_token, invitation, make_token, renew
@@ -110,9 +112,7 @@ def test_the_attempts_outlive_the_process(about, token):
 
 
 def test_the_page_is_told_in_its_language(about, token):
-    from flask import request
-
-    request.cookies = {"lang": "zh"}
+    request.cookies = ImmutableMultiDict({"lang": "zh"})
     with pytest.raises(GTError, match="令牌不正确"):
         check(about, "wrong", ADDRESS)
 
