@@ -15,7 +15,7 @@ import yaml
 from tests.support.http import Response, fetch
 from tests.support.nginx import Nginx
 from tests.support.ports import Port
-from tests.support.processes import Relay, eventually
+from tests.support.processes import PATIENCE_S, Relay, eventually
 from tests.support.world import World
 
 PASSWORD = "correct horse battery"
@@ -60,7 +60,7 @@ def page(port: Port, path: str = "/login") -> Response:
         assert found.status in (200, 303), found  # a wizard begins with a step of its own
         return found
 
-    found: Response = eventually(attempt, f"the console answers on {port}")
+    found: Response = eventually(attempt, f"the console answers on {port}", 2 * PATIENCE_S)
     return found
 
 
@@ -71,7 +71,8 @@ def one_console(relay: Relay, other_than: psutil.Process | None = None) -> psuti
         assert found[0] != other_than
         return found[0]
 
-    found: psutil.Process = eventually(attempt, "there is one console")
+    # One that hangs is given up after 10 s; the next one has much to load.
+    found: psutil.Process = eventually(attempt, "there is one console", 3 * PATIENCE_S)
     return found
 
 
