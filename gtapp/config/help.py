@@ -42,9 +42,9 @@ usage: gt.py [-c FILE|DIR] [--depth N] [-s reload|restart|stop|upgrade] [server|
 
 gt.py server or gt.py client with nothing else is the appliance: the first time with a wizard in the browser, later as
 it was set up there. gt.py server --help and gt.py client --help list the options. With -c alone the file says which
-role it is for; of a directory, every .yaml and .yml file in it is run. -s has a GT that runs take over its configuration
-(reload), start new processes that take over from the old (restart), end (stop), or replace its own program as well
-(upgrade).
+role it is for; of a directory, every .yaml and .yml file in it is run. -s has a GT that runs take over its
+configuration (reload), start new processes that take over from the old (restart), end (stop), or replace its own
+program as well (upgrade).
 """,
     """\
 用法：gt.py [-c FILE|DIR] [--depth N] [-s reload|restart|stop|upgrade] [server|client] [选项]

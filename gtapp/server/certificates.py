@@ -199,7 +199,10 @@ def _stamp(*paths: Path) -> _Stamp:
 
 
 def made_pair(directory: Path, names: Sequence[str]) -> tuple[Path, Path]:
-    """The certificate and the key that are kept in a directory; made for `names` unless they are there. Raises GTError."""
+    """The certificate and key that are kept in a directory; made for `names` unless they are there.
+
+    Raises GTError.
+    """
     cert_file, key_file = directory / MADE_CERTIFICATE, directory / MADE_KEY
     _make_if_needed(cert_file, key_file, names)
     return cert_file, key_file
