@@ -110,6 +110,8 @@ def _may_replace(text: str, start: int, end: int) -> bool:
     return not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
 
 
+_TEXT = "gt_text"  # of a record: what `message_of` has found
+
 _secrets = _Secrets()
 
 
@@ -125,6 +127,13 @@ def redact(text: str) -> str:
 
 def message_of(record: logging.LogRecord) -> str:
     """A record's text as it is logged: redacted, and not too long. Never raises."""
+    known: str | None = record.__dict__.get(_TEXT)  # several handlers ask for it
+    if known is None:
+        known = record.__dict__[_TEXT] = _text_of(record)
+    return known
+
+
+def _text_of(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
     except Exception as error:  # a wrong log call, or a repr that fails, must not stop what it tells about
