@@ -26,6 +26,11 @@ class Files:
         return self.texts[name]
 
 
+def state_directory(config: Path) -> Path:
+    """Where the console of a configuration keeps what is its own: beside it."""
+    return config.with_name(f"{config.stem}.state")
+
+
 def yaml_files(top: Path, depth: int = DEFAULT_DEPTH) -> list[Path]:
     """The YAML files in `top`, at most `depth` levels down, in order; too large ones are skipped and said so."""
     return sorted(_yaml_files(top, depth))

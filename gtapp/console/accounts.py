@@ -14,6 +14,7 @@ from pathlib import Path
 from flask import g, request
 from werkzeug.wrappers import Response
 
+from gtapp.config.files import state_directory
 from gtapp.config.options import OPTIONS
 from gtapp.config.passwords import hasher
 from gtapp.config.store import Document, Store
@@ -203,7 +204,7 @@ def reset_admin(path: Path, role: str, environ: Mapping[str, str]) -> tuple[str,
     if environ.get(_PASSWORD.env):
         raise GTError(f"the environment variable {_PASSWORD.env} sets the password: change it there")
     path = Path(os.path.realpath(path))
-    state = path.with_name(f"{path.stem}.state")
+    state = state_directory(path)
     store = Store(path, role, state, ("-c", str(path)), environ)
     password, name = secrets.token_urlsafe(15), ""
     hashed = hasher.hash(password)

@@ -12,6 +12,7 @@ from typing import Any
 
 import gevent
 
+from gtapp.config.files import state_directory
 from gtapp.config.load import MADE_CERTIFICATE
 from gtapp.errors import GTError
 from gtapp.process import spawn
@@ -44,11 +45,6 @@ class Start:
     key_file: str = ""
     setup: bool = False
     target: str = ""
-
-
-def state_directory(config: Path) -> Path:
-    """Where the console of a configuration keeps what is its own: beside it."""
-    return config.with_name(f"{config.stem}.state")
 
 
 class _Running:

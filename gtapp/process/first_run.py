@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gtapp.config.files import yaml_files
+from gtapp.config.files import state_directory, yaml_files
 from gtapp.config.problems import quoted
 from gtapp.config.values import ADDRESS, Address
 from gtapp.errors import ConfigError
-from gtapp.process.console import ConsoleKeeper, Start, state_directory
+from gtapp.process.console import ConsoleKeeper, Start
 from gtapp.process.source import gt_variables
 from gtapp.relay.sockets import PlainSocket, plain_socket, show_address
 from gtapp.server.listeners import listen
