@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote_plus, unquote_plus
 
 from gtapp.console.context import console
 from gtapp.errors import GTError
@@ -50,8 +51,8 @@ def lines_after(cursor: str = "", level: str = "", search: str = "", limit: int 
 
 
 def cursor_of(after: Mapping[str, int]) -> str:
-    """`after` as one word, for a URL."""
-    return ",".join(f"{source}:{number}" for source, number in after.items())
+    """`after` as one word: in a URL it may stand as it is."""
+    return ",".join(f"{quote_plus(source)}:{number}" for source, number in after.items())
 
 
 def text_of(line: Mapping[str, Any]) -> str:
@@ -67,7 +68,7 @@ def _after_of(cursor: str) -> dict[str, int]:
     for part in cursor.split(",")[:_MOST_SOURCES]:
         source, _, number = part.rpartition(":")
         if source and number.isascii() and number.isdigit() and len(number) < 19:
-            found[source] = int(number)
+            found[unquote_plus(source)] = int(number)
     return found
 
 

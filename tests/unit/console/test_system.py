@@ -266,7 +266,7 @@ def test_the_log_with_its_levels(browser: FlaskClient) -> None:
     assert "WARN  server/1 visitor 203.0.113.9 left" in " ".join(words(page).split()).replace(
         "WARN ", "WARN  "
     )
-    assert 'data-next="master:1,worker 1:3,' in page
+    assert 'data-next="master:1,worker+1:3,' in page
 
 
 def test_the_log_by_level_and_text(browser: FlaskClient, relay: Relay) -> None:
