@@ -18,7 +18,7 @@ import argon2
 from gevent.lock import Semaphore
 
 from gtapp.config.passwords import hasher
-from gtapp.relay.sockets import network_of
+from gtapp.config.values import network_of
 from gtapp.relay.threads import Threads
 
 log = logging.getLogger("gt.client")

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 T = TypeVar("T")
 
 MIB = 1024 * 1024
-MAX_DOMAIN = 189  # a host name has at most 253 characters, a prefix and its dot 64 of them (RFC 1035 section 2.3.4)
+MAX_DOMAIN = 189  # a host name has at most 253 characters, 64 of them a prefix and its dot (RFC 1035, 2.3.4)
 MAX_CREDENTIAL_BYTES = 200  # docs/PROTOCOL.md: an id and a secret travel with a one-byte length, 1..200
 SHORTEST_S, LONGEST_S = 0.1, 30 * 86400.0  # of durations: less is a busy loop, more an overflow somewhere
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: bytes of argv that are not UTF-8
@@ -96,6 +96,23 @@ def ip_of(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(peer.rpartition(":")[0].strip("[]"))
     except ValueError:
         return None
+
+
+def network_of(peer: str) -> str:
+    """Who counts as one where tries are limited, of an address with or without a port: an IPv4 address, or the first
+    64 bits of an IPv6 address, the rest of which is its owner's to choose. A text without address is itself."""
+    try:
+        found = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        with_port = ip_of(peer)
+        if with_port is None:
+            return peer
+        found = with_port
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((int(found), 64), strict=False))  # without the zone that it may have
 
 
 def _bracketed(host: str) -> str:

@@ -21,7 +21,7 @@ from geventwebsocket.handler import WebSocketHandler
 from geventwebsocket.websocket import Header, Stream, WebSocket
 from werkzeug.wrappers import Response
 
-from gtapp.console.security import network_of
+from gtapp.config.values import network_of
 
 log = logging.getLogger("gt.console")
 _silent = logging.getLogger("gt.console.websocket")  # geventwebsocket's, several lines for each request

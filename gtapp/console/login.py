@@ -14,12 +14,13 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.exceptions import TooManyRequests
 from werkzeug.wrappers import Response
 
+from gtapp.config.values import network_of
 from gtapp.console import accounts, passwords
 from gtapp.console.audit import audit
 from gtapp.console.auth import public, safe_next
 from gtapp.console.context import console
 from gtapp.console.errors import error_answer
-from gtapp.console.security import network_of, visitor_address
+from gtapp.console.security import visitor_address
 from gtapp.console.sessions import WAITS_FOR_CODE, Session
 from gtapp.console.throttle import Throttle, key
 from gtapp.console.totp import Factor
@@ -55,9 +56,9 @@ def log_in() -> Response | str | tuple[str, int]:
         return _wait(wait)
     is_name = hmac.compare_digest(name.encode(errors="surrogatepass"), who.name.encode())
     try:
-        right = passwords.matches(who.password if is_name else "", password)
+        right = passwords.matches(who.password, password) and is_name  # the same work whatever the name is
     except passwords.Busy:
-        _throttle().forget(attempt)
+        _throttle().give_back(attempt)
         return _wait(BUSY_S)
     if not right:
         _limited.warning("a login from %s failed", visitor_address())
@@ -125,7 +126,7 @@ def check_password(password: str) -> str:
     try:
         right = passwords.matches(who.password, password)
     except passwords.Busy:
-        _throttle().forget(attempt)
+        _throttle().give_back(attempt)
         raise TooManyRequests(_later(BUSY_S), retry_after=BUSY_S) from None
     if not right:
         return _("This is not your password.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,14 +85,6 @@ def visitor_address() -> str:
 def is_secure() -> bool:
     """Whether the browser speaks TLS, with us or with a trusted proxy."""
     return console().tls or (_from_proxy() and request.headers.get("X-Forwarded-Proto") == "https")
-
-
-def network_of(address: str) -> str:
-    """What counts as one place: an IPv4 address, or the /64 that one subscriber has of IPv6."""
-    found = _address(address)
-    if not isinstance(found, IPv6Address):
-        return str(found or address)
-    return str(ip_network((found, 64), strict=False))
 
 
 def _address(text: str) -> Any:

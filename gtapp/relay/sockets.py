@@ -5,7 +5,6 @@ import ctypes
 import socket
 import struct
 from collections.abc import Callable
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent import get_hub, monkey
@@ -97,16 +96,6 @@ def show_address(name: Any) -> str:
     if host.startswith("::ffff:") and "." in host:
         host = host[7:]  # an IPv4 visitor on a listener for both
     return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
-
-
-def network_of(peer: str) -> str:
-    """Who counts as one where tries are limited, of what `show_address` gives: an IPv4 address, or the first 64 bits
-    of an IPv6 address, the rest of which is its owner's to choose. A text without address is itself."""
-    host = peer.rpartition(":")[0].strip("[]").partition("%")[0]
-    try:
-        return str(ip_network(f"{host}/64", strict=False)) if ":" in host else host or peer
-    except ValueError:
-        return peer
 
 
 def reset_on_close(sock: Socket) -> None:

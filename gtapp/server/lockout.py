@@ -5,8 +5,8 @@ from collections import OrderedDict
 from math import inf
 from time import monotonic
 
+from gtapp.config.values import network_of
 from gtapp.relay.channel import Message
-from gtapp.relay.sockets import network_of
 from gtapp.server.siblings import Siblings
 
 log = logging.getLogger("gt.server")

@@ -192,3 +192,22 @@ def test_host_prefixes(text):
 @pytest.mark.parametrize("text", ["", "a.b", "-", "a" * 64, "a\n", "ü"])
 def test_no_host_prefixes(text):
     assert not values.is_host_prefix(text)
+
+
+@pytest.mark.parametrize(
+    ("peer", "who"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("203.0.113.9:51234", "203.0.113.9"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2:3:4:5:6]:51234", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("[fe80::1%eth0]:1", "fe80::/64"),
+        ("", ""),
+        ("[x:y]:1", "[x:y]:1"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_who_counts_as_one(peer, who):
+    assert values.network_of(peer) == who

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from gtapp.console import security
-from gtapp.console.security import CONTENT_POLICY, MAX_BODY, MAX_LARGE_BODY, network_of, visitor_address
+from gtapp.console.security import CONTENT_POLICY, MAX_BODY, MAX_LARGE_BODY, visitor_address
 from tests.unit.console.conftest import NAME, PASSWORD, SERVER, Auth
 
 ALWAYS = {
@@ -262,21 +262,6 @@ def test_a_trusted_proxy_does(make_app, chain, found):
     app = make_app(text=SERVER.replace("  admin:", "  trustedProxies: [127.0.0.0/8]\n  admin:"))
     assert address(app, "127.0.0.1", X_Forwarded_For=chain) == (found, False)
     assert address(app, "127.0.0.1", X_Forwarded_For=chain, X_Forwarded_Proto="https") == (found, True)
-
-
-@pytest.mark.parametrize(
-    ("one", "place"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-        ("nonsense", "nonsense"),
-    ],
-)
-def test_what_counts_as_one_place(one, place):
-    assert network_of(one) == place
 
 
 # without TLS

@@ -16,7 +16,6 @@ from gtapp.relay.sockets import (
     IOV_MAX,
     JOIN_BYTES,
     PlainSocket,
-    network_of,
     plain_socket,
     reset_on_close,
     send_some,
@@ -212,17 +211,3 @@ def test_both_watchers_of_a_socket() -> None:
     reader.stop()
     near.close()
     far.close()
-
-
-@pytest.mark.parametrize(
-    ("peer", "who"),
-    [
-        ("203.0.113.9:51234", "203.0.113.9"),
-        ("[2001:db8:1:2:3:4:5:6]:51234", "2001:db8:1:2::/64"),
-        ("[fe80::1%eth0]:1", "fe80::/64"),
-        ("", ""),
-        ("[x:y]:1", "[x:y]:1"),
-    ],
-)
-def test_who_counts_as_one(peer: str, who: str) -> None:
-    assert network_of(peer) == who
