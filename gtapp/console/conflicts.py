@@ -13,9 +13,10 @@ from typing import Any
 from flask import Response, make_response, render_template
 from flask_babel import lazy_gettext
 
+from gtapp.config.show import MASK
 from gtapp.config.store import Conflict, Version
 from gtapp.console.changes import store_of
-from gtapp.console.masks import MASK, is_secret
+from gtapp.console.masks import is_secret
 from gtapp.console.merge import Block, Change
 from gtapp.console.words import _
 

@@ -9,9 +9,8 @@ from dataclasses import replace
 import yaml
 
 from gtapp.config.options import OPTIONS, SERVICE, USER
+from gtapp.config.show import MASK
 from gtapp.console.merge import Line, compare
-
-MASK = "***"
 
 _SECRETS = {
     key for table in (*OPTIONS.values(), SERVICE, USER) for key, entry in table.items() if entry.secret

@@ -9,10 +9,10 @@ from typing import Any
 from gtapp.config.options import OPTIONS
 from gtapp.config.problems import Values
 from gtapp.config.schema import Option, Section
+from gtapp.config.show import MASK
 from gtapp.config.store import Document
 from gtapp.console import forms, parts, review
 from gtapp.console.context import console
-from gtapp.console.masks import MASK
 from gtapp.console.words import _, is_chinese
 
 
