@@ -9,6 +9,7 @@ from gtapp.config.values import MIB
 from gtapp.errors import ConfigError
 
 MAX_FILE_BYTES = 10 * MIB
+MADE_CERTIFICATE, MADE_KEY = "gt-cert.pem", "gt-key.pem"  # what a server makes for itself, beside its file
 DEFAULT_DEPTH = 3  # levels of directories that a directory of configurations is searched; the first is itself
 
 

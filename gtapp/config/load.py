@@ -38,7 +38,7 @@ _ONLY_FOR = {  # keys that make no sense for services with other schemes
     "forwardedFor": ("http",),
     "basicAuth": ("http",),
 }
-MADE_CERTIFICATE = "auto"  # as webCertFile: GT makes one
+MAKE_CERTIFICATE = "auto"  # as webCertFile: GT makes one
 _MUST_WORK = ("forwardedFor", "basicAuth")  # not in the original GT; who sets them relies on them
 
 
@@ -187,11 +187,11 @@ def _check_pair(given: Values, cert: str, key: str, problems: Problems) -> None:
 
 
 def _check_console(given: Values, problems: Problems) -> None:
-    if given.get("webCertFile", _EMPTY).value != MADE_CERTIFICATE:
+    if given.get("webCertFile", _EMPTY).value != MAKE_CERTIFICATE:
         _check_pair(given, "webCertFile", "webKeyFile", problems)
     elif given.get("webKeyFile", _EMPTY).value:
         problems.add(
-            f"{given['webKeyFile'].label}: goes with a file, not with webCertFile: {MADE_CERTIFICATE}"
+            f"{given['webKeyFile'].label}: goes with a file, not with webCertFile: {MAKE_CERTIFICATE}"
         )
 
 

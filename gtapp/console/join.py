@@ -17,12 +17,12 @@ import segno
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from gtapp.config.files import MADE_CERTIFICATE
 from gtapp.config.load import ServerConfig
 from gtapp.config.options import ServerOptions, User
 from gtapp.config.values import URL, Address
 from gtapp.wire.join_code import JoinCode
 
-MADE_CERTIFICATE = "gt-cert.pem"  # as gtapp.server.certificates names the one that it makes
 LIMIT_BYTES = 1024 * 1024  # of a file of certificates
 EXAMPLE = "http://127.0.0.1:80"  # the service that commands publish: whoever copies one puts its own there
 QR_PX = 240

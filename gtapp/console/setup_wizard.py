@@ -16,6 +16,7 @@ import yaml
 from flask_babel import lazy_gettext
 from werkzeug.datastructures import MultiDict
 
+from gtapp.config.load import MAKE_CERTIFICATE
 from gtapp.config.values import Address
 from gtapp.console import passwords
 from gtapp.console.words import _
@@ -110,7 +111,7 @@ class Wizard:
         """What both roles write of the console itself."""
         options: dict[str, Any] = {"webAddr": self.listen}
         if self.tls:
-            options["webCertFile"] = "auto"
+            options["webCertFile"] = MAKE_CERTIFICATE
         account = self.entries["account"]
         return {**options, "admin": account["name"], "password": account["hash"]}
 

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 
 from gtapp.config.files import state_directory
-from gtapp.config.load import MADE_CERTIFICATE
+from gtapp.config.load import MAKE_CERTIFICATE
 from gtapp.errors import GTError
 from gtapp.process import spawn
 from gtapp.process.plan import HANG_TICKS
@@ -203,7 +203,7 @@ def certificate_files(config: Config) -> tuple[str, str]:
         return "", ""
     from gtapp.server.certificates import made_pair, server_context  # brings 11 MB with it
 
-    if options.web_cert_file == MADE_CERTIFICATE:
+    if options.web_cert_file == MAKE_CERTIFICATE:
         beside = config.path.parent if config.path else Path()
         cert, key = made_pair(beside, [options.web_addr.host] if options.web_addr.host else [])
     else:

@@ -23,12 +23,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from gtapp.config.files import MADE_CERTIFICATE, MADE_KEY
 from gtapp.errors import GTError
 from gtapp.relay.tls import ServerContext, channel_binding
 
 log = logging.getLogger("gt.server")
 
-MADE_CERTIFICATE, MADE_KEY = "gt-cert.pem", "gt-key.pem"
 MADE_FOR = timedelta(days=3652)  # ten years
 CHECK_S = 1.0  # between two looks at the files
 LIMIT_BYTES = 1024 * 1024  # of a file: a chain has a few KB

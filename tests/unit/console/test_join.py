@@ -73,10 +73,6 @@ def test_a_certificate_of_an_authority_needs_no_more(tmp_path):
     assert "remoteCertInsecure" not in invited(config).python
 
 
-def test_the_names_of_what_is_made_are_the_servers():
-    assert join.MADE_CERTIFICATE == certificates.MADE_CERTIFICATE
-
-
 def test_who_is_not_known_gets_no_code(tmp_path):
     verifier = f"SCRAM-SHA-256$65536:MDEyMzQ1Njc4OWFiY2RlZg==${'A' * 43}=:{'b' * 43}="
     path = tmp_path / "server.yml"

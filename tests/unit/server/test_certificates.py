@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from gtapp.config.files import MADE_CERTIFICATE, MADE_KEY
 from gtapp.errors import GTError
 from gtapp.relay.tls import channel_binding
 from gtapp.server import certificates
-from gtapp.server.certificates import MADE_CERTIFICATE, MADE_KEY, Certificate
+from gtapp.server.certificates import Certificate
 from tests.support.certificates import Pair, make_pair
 
 
