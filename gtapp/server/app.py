@@ -42,13 +42,6 @@ log = logging.getLogger("gt.server")
 
 MEET_S = 2.0  # how long a new worker waits to be told what its siblings serve, before it accepts visitors
 
-_WHAT = {
-    "addr": "visitors and tunnels",
-    "tlsAddr": "visitors and tunnels, over TLS",
-    "sniAddr": "TLS to pass through",
-    "apiAddr": "status API, GET /status",
-}
-
 
 @dataclass
 class Shared:
@@ -203,12 +196,9 @@ class ServerApp:
     # what is so, as JSON; without the server's own user
 
     def status(self) -> dict[str, Any]:
-        """Where it listens, its tunnels, and what they publish."""
+        """The tunnels, and what they publish."""
         users = self._clients()
         return {
-            "listeners": [
-                {"what": _WHAT[key], "address": listener.address} for key, listener in self._listeners.items()
-            ],
             "tunnels": [
                 self._tunnel(user_id, each)
                 for user_id in users

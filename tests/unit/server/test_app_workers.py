@@ -564,7 +564,6 @@ def test_listeners_that_come_and_go(addresses: Addresses) -> None:
         socket.create_connection((host, int(port)))
     addresses.reload(sniAddr=None)
     assert list(app._listeners) == ["addr"]
-    assert [each["what"] for each in app.status()["listeners"]] == ["visitors and tunnels"]
 
 
 def test_tls_and_status_come_with_a_reload(addresses: Addresses, tmp_path: Path) -> None:
@@ -619,14 +618,7 @@ def test_status(make_server: Callable[..., Server]) -> None:
         visitor = one.visit(REQUEST[:9])
         until(lambda: one.app._router.waiting == 1)
         now = json.loads(json.dumps(one.app.status()))
-        what = [
-            "visitors and tunnels",
-            "visitors and tunnels, over TLS",
-            "TLS to pass through",
-            "status API, GET /status",
-        ]
-        assert [each["what"] for each in now["listeners"]] == what
-        assert [each["address"].rpartition(":")[0] for each in now["listeners"]] == ["127.0.0.1"] * 4
+        assert set(one.app._listeners) == {"addr", "tlsAddr", "sniAddr", "apiAddr"}
         assert [(each["user"], each["protocol"], each["transport"]) for each in now["tunnels"]] == [
             ("id1", 3, "tcp"), ("id1", 3, "tls"), ("id1", 1, "tcp"),
         ]  # fmt: skip
