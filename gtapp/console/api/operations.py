@@ -101,7 +101,10 @@ class _Parser(FlaskParser):
             raise Refused(400, "there is no body: send JSON")
         if not req.is_json:
             raise Refused(415, "send JSON, with the header Content-Type: application/json")
-        return super()._raw_load_json(req)
+        try:
+            return super()._raw_load_json(req)
+        except RecursionError:
+            raise Refused(400, "the body is nested too deeply") from None
 
     def _handle_invalid_json_error(self, error: Exception, req: Any, *args: Any, **kwargs: Any) -> NoReturn:
         raise Refused(400, "the body is not JSON in UTF-8")
@@ -244,17 +247,18 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         if "if_match" in own:
             parameter = {**_IF_MATCH, "required": own["if_match"] == "required"}
             doc.setdefault("parameters", []).append(parameter)
-        refuses = {401: "Nobody is logged in, and no valid token was sent."}
-        if scope != "read" or not is_safe:
+        refuses = {
+            400: "The request names another host than this console's.",
+            401: "Nobody is logged in, and no valid token was sent.",
+            403: f'The token has no scope "{scope}".',
+        }
+        if not is_safe:
+            refuses[400] = "The body is not JSON, or a browser sent no CSRF token, or it names another host."
             refuses[403] = (
                 f'The token has no scope "{scope}", or the request comes from a page of another site.'
             )
-        if scope == "read" and is_safe:
-            refuses[403] = 'The token has no scope "read".'
-        if not is_safe:
-            refuses[400] = "The body is not JSON, or a browser sent no CSRF token."
-        if "requestBody" in doc:
             refuses[413] = "The body is too large."
+        if "requestBody" in doc:
             refuses[415] = "The body is not declared as JSON."
         if 422 in doc.get("responses", {}):
             refuses[422] = "Some of what was sent cannot be used: `errors` says what, by field."
