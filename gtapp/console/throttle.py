@@ -50,7 +50,7 @@ class Throttle:
     def take(self, keys: Sequence[str]) -> float:
         """An attempt begins: 0.0, or for how many seconds it has to wait yet, and then it is not to be made.
 
-        It counts as failed until `forget`: of many at once no more are made than one after another.
+        It counts as failed until `forget` or `give_back`: of many at once no more are made than one after another.
         """
         now = self._clock()
         with self._db.transaction() as connection:
@@ -75,6 +75,15 @@ class Throttle:
                 (MAX_THROTTLED,),
             )
         return 0.0
+
+    def give_back(self, keys: Sequence[str]) -> None:
+        """The attempt was not made after all: it does not count. Those before it do as before."""
+        now = self._clock()
+        with self._db.transaction() as connection:
+            connection.executemany(
+                "UPDATE throttle SET failures = max(failures - 1, 0), until = ? WHERE key = ?",
+                [(now, name) for name in keys],
+            )
 
     def forget(self, keys: Sequence[str]) -> None:
         """The attempt was right."""

@@ -73,7 +73,7 @@ def test_unknown_names_cannot_be_told_from_known_ones(app, monkeypatch):
         text = answer.text.replace(f'value="{name}"', "")
         answers[name] = (answer.status_code, len(text), sorted(answer.headers.keys()))
     assert answers[NAME] == answers["nobody"]
-    assert len(verified) == 2
+    assert verified == [(PASSWORD, "wrong")] * 2, "what is in the file is verified, never anything else"
 
 
 def test_where_one_wanted_to_go(client, auth):
@@ -323,6 +323,17 @@ def test_too_many_at_once_are_told_to_come_later(app, auth, monkeypatch):
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
     monkeypatch.undo()
     assert auth.login().status_code == 302
+
+
+def test_that_makes_nobody_forget_what_was_wrong_before(app, auth, monkeypatch):
+    """Otherwise whoever keeps it busy from many places could guess without end."""
+    for _ in range(FREE):
+        assert auth.login(password="wrong").status_code == 401
+    monkeypatch.setattr(passwords, "MAX_WAITING", 0)
+    assert auth.login(password="wrong").headers["Retry-After"] == "5"
+    monkeypatch.undo()
+    assert auth.login(password="wrong").status_code == 401
+    assert auth.login(password="wrong").status_code == 429
 
 
 # the second factor

@@ -93,6 +93,18 @@ def test_the_right_one_is_forgotten_and_so_is_what_was_long_ago(throttled, clock
     assert [throttled.take([HOME]) for _ in range(RULES["address"].free)] == [0.0] * RULES["address"].free
 
 
+def test_one_that_was_not_made_does_not_count_and_those_before_it_do(throttled, clock):
+    free = RULES["account"].free
+    for _ in range(free):
+        throttled.take([ACCOUNT])
+    for _ in range(3):
+        assert throttled.take([HOME, ACCOUNT]) == 0.0
+        throttled.give_back([HOME, ACCOUNT])
+    assert waits(throttled, clock, [ACCOUNT], 2) == [2, 4]
+    throttled.give_back([AWAY])
+    assert throttled.take([AWAY]) == 0.0
+
+
 def test_all_may_be_forgotten(throttled):
     for _ in range(RULES["address"].free + 1):
         throttled.take([HOME])
