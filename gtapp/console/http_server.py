@@ -5,6 +5,7 @@ What strangers can do wrong is logged at debug, without query strings. Nothing h
 
 from __future__ import annotations
 
+import base64
 import logging
 import socket as plain_socket
 from collections import Counter
@@ -161,6 +162,8 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
         """Whoever may not see the page is answered before anything is upgraded."""
         if self.environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             response = refusal(self.server.app, self.environ)
+            if response is None and not _is_handshake(self.environ):
+                response = Response("No WebSocket: version 13 and a key of 16 bytes are needed.\n", 400)
             if response is not None:
                 return response(self.environ, self.start_response)
         return super().upgrade_websocket()
@@ -204,6 +207,15 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
             log.debug("console: answer to %s: %s", self.client_address[0], v)
         elif not issubclass(t, gevent.GreenletExit):
             log.error("unexpected error in the console's HTTP server", exc_info=(t, v, tb))
+
+
+def _is_handshake(environ: dict[str, Any]) -> bool:
+    """Whether geventwebsocket can answer it (RFC 6455 section 4.2.1): on some that it can't it fails."""
+    try:
+        key = base64.b64decode(environ.get("HTTP_SEC_WEBSOCKET_KEY", ""), validate=True)
+    except ValueError:
+        return False
+    return environ.get("HTTP_SEC_WEBSOCKET_VERSION") == "13" and len(key) == 16
 
 
 def refusal(app: Flask, environ: dict[str, Any]) -> Response | None:

@@ -63,7 +63,7 @@ class Connection:
         """Ask for a WebSocket; the answer's text is left unread when there is one."""
         key = base64.b64encode(os.urandom(16)).decode()
         wanted = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13"}
-        self.send(request("GET", path, **wanted, Sec_WebSocket_Key=key, **headers))
+        self.send(request("GET", path, **{**wanted, "Sec_WebSocket_Key": key, **headers}))
         return self.answer()
 
 

@@ -189,6 +189,7 @@ def test_what_is_not_there_and_what_is_not_done_there_is_json_too(client: Client
     [
         (b"", "application/json", 400),
         (b"{", "application/json", 400),
+        (b"[" * 200_000, "application/json", 400),
         (b'"\xff"', "application/json", 400),
         (b"{}", "text/plain", 415),
         (b"text=type", "application/x-www-form-urlencoded", 415),

@@ -360,6 +360,22 @@ def test_whoever_may_not_see_it_is_told_before_anything_is_upgraded(address):
 
 
 @pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec_WebSocket_Key": ""},
+        {"Sec_WebSocket_Key": "x"},
+        {"Sec_WebSocket_Key": "AAAA"},
+        {"Sec_WebSocket_Version": "99"},
+        {"Sec_WebSocket_Version": "x"},
+    ],
+)
+def test_an_upgrade_that_is_no_handshake(address, headers, caplog):
+    with Connection(address) as browser:
+        assert browser.upgrade("/socket", **headers).status == 400
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize(
     "sent",
     [
         frame(b"", length=2**62),
