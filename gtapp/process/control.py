@@ -36,7 +36,11 @@ def directories(environ: Mapping[str, str]) -> list[Path]:
     if chosen:
         return [Path(chosen)]
     places = [Path(environ["XDG_RUNTIME_DIR"], "gt")] if environ.get("XDG_RUNTIME_DIR") else []
-    return [*places, Path("/run/gt"), Path(f"/tmp/gt-{os.getuid()}")]
+    return [*places, Path("/run/gt"), _in_tmp()]
+
+
+def _in_tmp() -> Path:
+    return Path(f"/tmp/gt-{os.getuid()}")
 
 
 class Server:
@@ -145,9 +149,21 @@ def ask(
     raise GTError("the process has ended before it was done; its log may say why")
 
 
+def _to_ask(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Where masters are that can be believed: what answers gets secrets, and says where files are to be written."""
+    for directory in directories(environ):
+        if directory == _in_tmp():  # all other places only root or this user can make
+            try:
+                _check_owner(directory)
+            except OSError as error:
+                log.debug("control: %s: %s", directory, error)
+                continue
+        yield directory
+
+
 def socket_of(environ: Mapping[str, str], pid: int) -> Path:
     """The socket of a master by its process id. Raises GTError while it has none."""
-    for directory in directories(environ):
+    for directory in _to_ask(environ):
         path = directory / f"{pid}.sock"
         if path.exists():
             return path
@@ -179,7 +195,7 @@ class Master:
 def masters(environ: Mapping[str, str]) -> list[Master]:
     """Those of this user that run."""
     found = []
-    for directory in directories(environ):
+    for directory in _to_ask(environ):
         for path in sorted(directory.glob("*.sock")):
             try:
                 found.append(Master(path))

@@ -147,6 +147,23 @@ def test_a_directory_of_somebody_else_is_not_used(tmp_path: Path) -> None:
         Server({control.DIRECTORY_VARIABLE: str(place)}, answering)
 
 
+def test_what_answers_in_a_directory_of_somebody_else_is_not_believed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "gt-7"
+    monkeypatch.setattr(control, "_in_tmp", lambda: place)
+    monkeypatch.setattr(control, "directories", lambda environ: [place])
+    place.mkdir()
+    (place / "1.sock").symlink_to(server.path)
+    assert [each.path.name for each in masters({})] == ["1.sock"]
+    assert control.socket_of({}, 1) == place / "1.sock"
+    real = place.rename(tmp_path / "elsewhere")
+    place.symlink_to(real)
+    assert masters({}) == []
+    with pytest.raises(GTError, match="control socket is gone"):
+        control.socket_of({}, 1)
+
+
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(GTError, match="no control socket"):
