@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import psutil
 import pytest
@@ -189,6 +191,33 @@ def test_first_run_until_a_file_is_there(world: World, nginx: Nginx) -> None:
     again = world.gt("again", ["server"], env={"GT_DATA_DIR": str(data), "GT_WEB_ADDR": str(console)})
     again.wait_for(f"listening on {addr}")
     page(console)
+
+
+def test_unattended_by_environment(world: World) -> None:
+    """Everything is said by variables: no wizard, and the console lets its administrator in."""
+    console, addr = world.port(), world.port()
+    environ = {
+        "GT_ADDR": str(addr),
+        "GT_ID": "id1",
+        "GT_SECRET": world.secret(),
+        "GT_WEB_ADDR": str(console),
+        "GT_ADMIN": "root",
+        "GT_PASSWORD": world.hidden(PASSWORD),
+        "GT_DATA_DIR": str(world.directory / "data"),
+    }
+    server = world.gt("server", ["server"], env=environ)
+    server.wait_for(f"listening on {addr}")
+    page(console)
+    assert fetch(console.address, str(console), "/setup").status == 404
+    assert "first_run" not in server.ask("hello")
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with browser.open(f"http://{console}/login") as answer:
+        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', answer.read().decode())
+    assert token is not None
+    form = urlencode({"csrf_token": token.group(1), "name": "root", "password": PASSWORD}).encode()
+    with browser.open(f"http://{console}/login", form) as answer:
+        assert answer.url == f"http://{console}/"
+        assert "Log out" in answer.read().decode()
 
 
 def test_a_new_setup_token(world: World) -> None:
