@@ -129,7 +129,10 @@ class _Handler(WebSocketHandler):  # type: ignore[misc]
 
     def read_request(self, raw_requestline: str) -> bool:
         with gevent.Timeout(HEAD_S, TooSlow("no request head")):
-            return bool(super().read_request(raw_requestline))
+            if not super().read_request(raw_requestline):
+                return False
+        # With two of them a proxy before us may take another place for the end of the request (RFC 9112 section 6.3).
+        return len(self.headers.get_all("Content-Length", [])) < 2
 
     def handle_one_request(self) -> Any:
         self.server.busy.discard(gevent.getcurrent())

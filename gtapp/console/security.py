@@ -25,6 +25,8 @@ _limited = Limited("gt.console")
 MAX_BODY = 1024 * 1024
 MAX_LARGE_BODY = 11 * 1024 * 1024  # a configuration file may have 10 MiB, and something surrounds it
 LARGE = ("yaml",)  # the blueprints whose forms carry a whole file
+MAX_SMALL_BODY = 32 * 1024
+SMALL = ("auth",)  # those whose forms everybody may send: to read 1 MiB of fields takes most of a second
 _HOSTS = OPTIONS["server"]["webHosts"]
 SAFE = ("GET", "HEAD", "OPTIONS")
 STATIC_S = 365 * 86400
@@ -192,6 +194,8 @@ def _check_length() -> None:
     if request.blueprint in LARGE:
         request.max_content_length = MAX_LARGE_BODY
         request.max_form_memory_size = MAX_LARGE_BODY
+    elif request.blueprint in SMALL:
+        request.max_content_length = MAX_SMALL_BODY
 
 
 # answers

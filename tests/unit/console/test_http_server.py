@@ -359,6 +359,17 @@ def test_whoever_may_not_see_it_is_told_before_anything_is_upgraded(address):
         assert browser.upgrade("/").status == 400, "no WebSocket is served there"
 
 
+def test_a_request_whose_end_is_a_matter_of_opinion(address):
+    with Connection(address) as browser:
+        browser.send(
+            b"POST /post HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 40\r\n\r\nhello"
+        )
+        browser.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        answers = browser.ended()
+        assert answers.startswith(b"HTTP/1.1 400 ")
+        assert answers.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize(
     "headers",
     [

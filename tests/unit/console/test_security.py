@@ -5,7 +5,13 @@ import time
 import pytest
 
 from gtapp.console import security
-from gtapp.console.security import CONTENT_POLICY, MAX_BODY, MAX_LARGE_BODY, visitor_address
+from gtapp.console.security import (
+    CONTENT_POLICY,
+    MAX_BODY,
+    MAX_LARGE_BODY,
+    MAX_SMALL_BODY,
+    visitor_address,
+)
 from tests.unit.console.conftest import NAME, PASSWORD, SERVER, Auth
 
 ALWAYS = {
@@ -202,11 +208,21 @@ def multipart(name, text):
 
 
 def test_bodies_are_bounded(client, auth):
-    answer = auth.post("/login", {"name": "x" * MAX_BODY, "password": ""})
+    auth.login()
+    answer = auth.post("/account/tokens/new", {"label": "x" * MAX_BODY})
     assert answer.status_code == 413
     assert "1 MiB" in answer.text
-    assert client.post("/login", **multipart("name", "x" * MAX_BODY)).status_code == 413
-    assert auth.post("/login", {"name": "x" * (MAX_BODY - 1000), "password": ""}).status_code == 401
+    headers = {"X-CSRFToken": auth.csrf()}
+    too_large = multipart("label", "x" * MAX_BODY)
+    assert client.post("/account/tokens/new", headers=headers, **too_large).status_code == 413
+    assert auth.post("/account/tokens/new", {"label": "x" * (MAX_BODY - 1000)}).status_code == 422
+
+
+def test_what_everybody_may_send_is_small(client, auth):
+    assert auth.post("/login", {"name": "x" * MAX_SMALL_BODY, "password": ""}).status_code == 413
+    assert client.post("/login", **multipart("name", "x" * MAX_SMALL_BODY)).status_code == 413
+    longest = {"name": NAME, "password": "\u4e2d" * 1000, "next": "/" + "x" * 2000}
+    assert auth.post("/login", longest).status_code == 401
 
 
 def test_a_whole_file_fits_where_one_is_edited(app, client, auth):
