@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import yaml
@@ -17,7 +18,7 @@ _SECRETS = {
 }
 _KEY = rf"""["']?(?:{"|".join(sorted(_SECRETS))})["']?\s*:[ \t]*"""
 _IN_COMMENT = re.compile(rf"(#.*?\b{_KEY})(\S.*)$", re.MULTILINE)
-_ANYWHERE = re.compile(rf"(\b{_KEY})(\S.*)$", re.MULTILINE)
+_ANYWHERE = re.compile(rf"(\b{_KEY})(.*)$")
 _TAG = re.compile("\u2060[0-9a-f]{64}")  # after a word joiner, which nobody writes before 64 such digits
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -43,12 +44,26 @@ def _tagged(text: str) -> str:
     try:
         spans = _spans(text)
     except (yaml.YAMLError, RecursionError):
-        return _ANYWHERE.sub(_mask_found, text)
+        return "\n".join(_tagged_lines(text.split("\n")))
     parts, at = [], 0
     for start, end in spans:
         parts += [text[at:start], _mask(text[start:end])]
         at = end
     return _IN_COMMENT.sub(_mask_found, "".join([*parts, text[at:]]))
+
+
+def _tagged_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Of what is no YAML: masked is the rest of each line that names a secret, and what stands further in below it."""
+    within: int | None = None  # how far in the line is that has named one
+    for line in lines:
+        start = line.lstrip()
+        indent = len(line) - len(start)
+        if within is not None and (indent > within or not start):
+            yield line[:indent] + _mask(start) if start else line
+            continue
+        found = _ANYWHERE.search(line)
+        within = indent if found else None
+        yield line[: found.start()] + _mask_found(found) if found and found[2] else line
 
 
 def _mask(secret: str) -> str:

@@ -26,6 +26,9 @@ from gtapp.console.masks import compare_masked, is_secret, masked
             "sentryDSN: ***\nsigningKey: ***\nverifier: ***\nbasicAuth: ***\n"),
         ("secret: 'not closed\nid: c\n", "secret: ***\nid: c\n"),  # no YAML, and a secret all the same
         ("{ secret: abc\n", "{ secret: ***\n"),
+        ("ann:\n  secret: >-\n    a\n\n    b\n  speed: 1\nbob: [\n",
+            "ann:\n  secret: ***\n    ***\n\n    ***\n  speed: 1\nbob: [\n"),
+        ("ann:\n  secret:\n    a\n  speed: 1\nbob: [\n", "ann:\n  secret:\n    ***\n  speed: 1\nbob: [\n"),
         ("secrets: many\nmysecret: 1\n", "secrets: many\nmysecret: 1\n"),
         ("", ""),
     ],
