@@ -109,8 +109,8 @@ def change_password() -> Response | str | tuple[str, int]:
     """Other browsers have to log in again, with the new one."""
     old, new, again = (request.form.get(name, "") for name in ("old", "new", "again"))
     errors = {}
-    if not passwords.MIN_PASSWORD <= len(new) <= passwords.MAX_PASSWORD:
-        errors["new"] = _("At least %(least)s characters.", least=passwords.MIN_PASSWORD)
+    if problem := passwords.problem_of(new, current_user.name):
+        errors["new"] = problem
     elif passwords.is_hash(new):
         errors["new"] = _("This would be taken for the hash of a password. Choose another one.")
     elif new != again:
@@ -130,7 +130,11 @@ def change_password() -> Response | str | tuple[str, int]:
 
 def _password_page(errors: dict[str, str], problem: str = "") -> str:
     return render_template(
-        "account/password.html", errors=errors, problem=problem or _unchangeable(), name=current_user.name
+        "account/password.html",
+        errors=errors,
+        problem=problem or _unchangeable(),
+        name=current_user.name,
+        least=passwords.MIN_PASSWORD,
     )
 
 

@@ -16,6 +16,8 @@ import gevent
 from gevent.lock import Semaphore
 
 from gtapp.config.passwords import hasher
+from gtapp.console.words import _
+from gtapp.errors import GTError
 
 T = TypeVar("T")
 
@@ -23,7 +25,8 @@ log = logging.getLogger("gt.console")
 
 HASH = "$argon2id$"
 MAX_PASSWORD = 1000  # characters; more are not hashed, they are wrong
-MIN_PASSWORD = 8  # of a new one
+MIN_PASSWORD = 10  # characters of a new one
+DIFFERENT = 4  # characters of a new one, at least
 MAX_WAITING = 20  # verifications; whoever comes when that many wait is told to come later
 
 _one_at_a_time = Semaphore(1)
@@ -32,8 +35,11 @@ _hashed: dict[str, str] = {}  # of the configuration's password, when that is pl
 _waiting = 0
 
 
-class Busy(Exception):
+class Busy(GTError):
     """Too many passwords are being verified."""
+
+    def __init__(self) -> None:
+        super().__init__(_("GT is busy. Try again in a moment."))
 
 
 def is_hash(password: str) -> bool:
@@ -41,8 +47,20 @@ def is_hash(password: str) -> bool:
     return password.startswith(HASH)
 
 
+def problem_of(password: str, name: str) -> str:
+    """Why a new password of `name` is no good, "" when it will do. Length is what counts (NIST SP 800-63B section
+    5.1.1)."""
+    if len(password) < MIN_PASSWORD:
+        return _("Use at least %(n)s characters. Several words are easy to remember.", n=MIN_PASSWORD)
+    if len(password) > MAX_PASSWORD:
+        return _("Use at most %(n)s characters.", n=MAX_PASSWORD)
+    if password.lower() == name.lower() or len(set(password)) < DIFFERENT:
+        return _("This one is guessed at once. Choose another.")
+    return ""
+
+
 def hash_password(password: str) -> str:
-    """The hash of a new password. Waits."""
+    """The hash of a new password. Waits. Raises Busy."""
     return _in_turn(_hash, password)
 
 

@@ -13,9 +13,8 @@ from werkzeug.wrappers import Response
 
 from gtapp.config.load import ClientConfig
 from gtapp.config.options import SERVICE
-from gtapp.config.passwords import hash_password
 from gtapp.config.store import Conflict
-from gtapp.console import changes, conflicts, dial, drafts, forms
+from gtapp.console import changes, conflicts, dial, drafts, forms, passwords
 from gtapp.console.auth import needs
 from gtapp.console.context import console
 from gtapp.console.discover import discover
@@ -192,7 +191,7 @@ def _read_password(form: MultiDict[str, str], own: Mapping[str, Any], posted: Po
     elif password and len(password.encode()) > MAX_PASSWORD_BYTES:
         posted.errors["basicPassword"] = _("At most %(count)d bytes fit here.", count=MAX_PASSWORD_BYTES)
     elif password or kept:
-        value = f"{user}:{hash_password(password) if password else kept}"
+        value = f"{user}:{passwords.hash_password(password) if password else kept}"
         if forms.problem_of(SERVICE["basicAuth"], value):
             posted.errors["basicUser"] = _("At most 200 characters, none of them a control character.")
         elif password or user != before:

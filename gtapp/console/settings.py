@@ -18,6 +18,7 @@ from flask import (
     request,
     url_for,
 )
+from flask_login import current_user
 from werkzeug.exceptions import NotFound
 
 from gtapp.config.options import OPTIONS
@@ -250,9 +251,7 @@ def _secrets(values: Mapping[str, Any]) -> dict[str, Any]:
 def _problem_of_password(password: str) -> str:
     if not password or passwords.is_hash(password):
         return ""
-    if not passwords.MIN_PASSWORD <= len(password) <= passwords.MAX_PASSWORD:
-        return _("At least %(least)s characters.", least=passwords.MIN_PASSWORD)
-    return ""
+    return passwords.problem_of(password, current_user.name)
 
 
 def _section(name: str) -> Section:

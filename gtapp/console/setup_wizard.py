@@ -22,8 +22,6 @@ from gtapp.console import passwords
 from gtapp.console.words import _
 
 IDLE_S = 2 * 3600.0  # a wizard that nobody has touched for so long needs a new token
-MIN_PASSWORD = 10  # letters
-MAX_PASSWORD = 256  # hashing more is a waste
 MAX_NAME = 64
 MAX_FIELD = 2000  # of a text that is typed; a join code is the longest
 
@@ -153,7 +151,7 @@ def read_account(wizard: Wizard, form: Form) -> Entry:
     kept = wizard.value("account", "hash")
     if kept and not password and not again and not errors:
         return {"name": name, "hash": kept}
-    if problem := password_problem(password, name):
+    if problem := passwords.problem_of(password, name):
         errors["password"] = problem
     elif password != again:
         errors["again"] = _("This is not the same password. Type it again.")
@@ -161,19 +159,8 @@ def read_account(wizard: Wizard, form: Form) -> Entry:
         raise Refused(errors)
     try:
         return {"name": name, "hash": passwords.hash_password(password)}
-    except passwords.Busy:
-        raise Refused(notice=_("GT is busy. Try again in a moment.")) from None
-
-
-def password_problem(password: str, name: str) -> str:
-    """Why it is no good, "" when it will do. Length is what counts (NIST SP 800-63B section 5.1.1)."""
-    if len(password) < MIN_PASSWORD:
-        return _("Use at least %(n)s characters. Several words are easy to remember.", n=MIN_PASSWORD)
-    if len(password) > MAX_PASSWORD:
-        return _("Use at most %(n)s characters.", n=MAX_PASSWORD)
-    if password.lower() == name.lower() or len(set(password)) < 4:
-        return _("This one is guessed at once. Choose another.")
-    return ""
+    except passwords.Busy as error:
+        raise Refused(notice=str(error)) from None
 
 
 ACCOUNT = Step(
@@ -181,7 +168,10 @@ ACCOUNT = Step(
     lazy_gettext("Who may come in?"),
     lazy_gettext("Account"),
     read_account,
-    lambda wizard, values: {"kept": bool(wizard.value("account", "hash")), "min_password": MIN_PASSWORD},
+    lambda wizard, values: {
+        "kept": bool(wizard.value("account", "hash")),
+        "min_password": passwords.MIN_PASSWORD,
+    },
 )
 SUMMARY = Step(
     "summary",

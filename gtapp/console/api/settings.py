@@ -7,21 +7,20 @@ import secrets as random
 from collections.abc import Mapping
 from typing import Any
 
+from flask_login import current_user
 from marshmallow import fields
 
 from gtapp.config.options import OPTIONS
-from gtapp.config.passwords import hash_password
 from gtapp.config.schema import Option
 from gtapp.config.store import Document
-from gtapp.console import changes, parts
-from gtapp.console.api.operations import Blueprint, etag_of_request, refusing
+from gtapp.console import changes, parts, passwords
+from gtapp.console.api.operations import Blueprint, Refused, etag_of_request, refusing
 from gtapp.console.api.schemas import Given, etag_header, json_schema, one_of, options_schema, told
 from gtapp.console.changes import Outcome, store_of
 from gtapp.console.context import console
 from gtapp.console.masks import compare_masked
 
 _NOT_HERE = {"server": ("id", "secret")}  # pairs of users, from the command line
-_HASHED = "$argon2"  # what a password begins with that is a hash already
 _ANY = {"description": "In the form that it has in the file."}
 
 
@@ -173,9 +172,14 @@ def _setting(entry: Option, value: Any, said: Any, fixed_by: str) -> dict[str, A
 
 
 def _hashed(values: Mapping[str, Any], for_show: bool = False) -> dict[str, Any]:
-    """No password stands in the file as it is. What is only to be shown need not take the time of a hash."""
+    """No password stands in the file as it is. What is only to be shown need not take the time of a hash.
+
+    Raises Refused.
+    """
     found = dict(values)
     password = found.get("password")
-    if password and not password.startswith(_HASHED):
-        found["password"] = random.token_hex(8) if for_show else hash_password(password)
+    if password and not passwords.is_hash(password):
+        if problem := passwords.problem_of(password, current_user.name):
+            raise Refused.because(password=problem)
+        found["password"] = random.token_hex(8) if for_show else passwords.hash_password(password)
     return found

@@ -123,7 +123,9 @@ class Auth:
 @pytest.fixture(autouse=True)
 def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed as always, but for what that costs: tests log in a thousand times."""
-    monkeypatch.setattr(passwords, "hasher", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    monkeypatch.setattr(
+        passwords, "hasher", argon2.PasswordHasher(time_cost=1, memory_cost=128, parallelism=1)
+    )
     monkeypatch.setattr(passwords, "_hashed", {})
 
 

@@ -376,7 +376,20 @@ def test_options_are_set_and_removed(server: API) -> None:
 
 
 def test_a_password_is_kept_as_a_hash(server: API) -> None:
-    outcome(server("PATCH", "settings", {"password": "battery staple"}))
+    browser = server.app.test_client()
+    auth = Auth(server.app, browser)
+    assert auth.login("admin", "correct horse").status_code == 302
+
+    def change(password: str) -> Any:
+        headers = {"X-CSRFToken": auth.csrf()}
+        return browser.patch(f"{PREFIX}/settings", json={"password": password}, headers=headers)
+
+    before = server.path.read_text()
+    refused = change("$argon2")
+    assert refused.status_code == 422, "what only begins like a hash is a password, and a short one"
+    assert "at least 10" in refused.json["errors"]["password"][0]
+    assert server.path.read_text() == before
+    outcome(change("battery staple"))
     kept = server.file["options"]["password"]
     assert argon2.PasswordHasher().verify(kept, "battery staple")
     assert "battery" not in server.path.read_text()

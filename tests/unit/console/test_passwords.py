@@ -71,6 +71,23 @@ def test_a_hash_that_cannot_be_used_is_said_so(caplog):
     assert "gt.py reset-admin makes a new one" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("password", "name", "words"),
+    [
+        ("correct horse", "admin", ""),
+        ("Administrator", "admin", ""),
+        ("Administrator", "administrator", "guessed at once"),
+        ("abababababab", "admin", "guessed at once"),
+        ("123456789", "admin", "at least 10"),
+        ("abcdefghij" * 101, "admin", "at most 1000"),
+    ],
+)
+def test_what_a_new_password_has_to_be(password, name, words):
+    problem = passwords.problem_of(password, name)
+    assert words in problem
+    assert bool(words) == bool(problem)
+
+
 def test_unicode_that_is_none():
     assert not matches(PASSWORD, "\udcff")
 

@@ -15,7 +15,7 @@ from gtapp.config.store import Store
 from gtapp.console import setup_client, setup_token
 from gtapp.console.context import EXTENSION, Console
 from gtapp.console.running import Running
-from gtapp.console.setup_wizard import IDLE_S, password_problem
+from gtapp.console.setup_wizard import IDLE_S
 from gtapp.errors import ConfigError, GTError
 from tests.support.ports import Port
 from tests.unit.console.conftest import Auth, Clock, Relay
@@ -223,7 +223,7 @@ WRONG_ACCOUNTS = [
     ({"name": "a\x07b"}, "name", "at most 64"),
     ({"password": "short", "again": "short"}, "password", "at least 10"),
     ({"password": "", "again": ""}, "password", "at least 10"),
-    ({"password": "x" * 300, "again": "x" * 300}, "password", "at most 256"),
+    ({"password": "xyz?" * 300, "again": "xyz?" * 300}, "password", "at most 1000"),
     ({"password": "aaaaaaaaaaaa", "again": "aaaaaaaaaaaa"}, "password", "guessed at once"),
     ({"again": "correct horse batterx"}, "again", "not the same"),
 ]
@@ -238,12 +238,6 @@ def test_what_is_wrong_with_an_account_stands_beside_its_field(browser: Browser)
         assert words in error
         assert PASSWORD not in answer.text
         assert location(browser.get("/setup")) == "/setup/step/account"
-
-
-def test_a_password_that_is_the_name(browser: Browser) -> None:
-    with browser.app.test_request_context():
-        assert password_problem("Administrator", "administrator")
-        assert not password_problem("Administrator", "admin")
 
 
 GARBAGE = [
