@@ -28,7 +28,7 @@ def site(world: World, nginx: Nginx) -> Site:
 
 
 def lines(page: Page) -> list[str]:
-    return page.locator("#log > div").all_inner_texts()
+    return page.locator("#log > span").all_inner_texts()
 
 
 def test_the_log_grows_and_can_be_searched_and_stopped(site: Site, open_page: OpenPage) -> None:
@@ -41,7 +41,7 @@ def test_the_log_grows_and_can_be_searched_and_stopped(site: Site, open_page: Op
 
     second = open_page()
     site.log_in(second, "server")  # somebody else, whose login is a new line
-    expect(log.locator("div", has_text="logged in")).to_have_count(2, timeout=PATIENCE_MS)
+    expect(log.locator("> span", has_text="logged in")).to_have_count(2, timeout=PATIENCE_MS)
     at_end = "log => log.scrollHeight - log.scrollTop - log.clientHeight < 2"
     assert log.evaluate(at_end)
 
@@ -53,7 +53,7 @@ def test_the_log_grows_and_can_be_searched_and_stopped(site: Site, open_page: Op
     ) as asked:  # a filter is applied all the same
         page.get_by_label("With the text").fill("LOGGED IN")
     assert "after" not in asked.value.url
-    expect(log.locator("div")).to_have_count(2, timeout=PATIENCE_MS)
+    expect(log.locator("> span")).to_have_count(2, timeout=PATIENCE_MS)
     assert before > 2
     assert page.url.endswith("?search=LOGGED+IN")
     page.get_by_label("With the text").fill("")

@@ -28,7 +28,7 @@
 
   function row(line) {
     const time = new Date(1000 * line.time);
-    const made = part("div", "", { className: line.level });
+    const made = part("span", "", { className: line.level });
     const at = part("time", clock.format(time), { dateTime: time.toISOString(), title: time.toISOString() });
     const text = line.traceback ? `${line.message}\n${line.traceback}` : line.message;
     made.append(at, " ", part("b", line.level.toUpperCase().padEnd(5)), " ", part("i", line.role), ` ${text}`);

@@ -262,7 +262,7 @@ def test_nothing_else_can_be_done(browser: FlaskClient, auth: Auth, relay: Relay
 
 def test_the_log_with_its_levels(browser: FlaskClient) -> None:
     page = browser.get("/system/log").text
-    assert '<div class="error">' in page
+    assert '<span class="error">' in page
     assert "WARN  server/1 visitor 203.0.113.9 left" in " ".join(words(page).split()).replace(
         "WARN ", "WARN  "
     )
