@@ -1,15 +1,34 @@
 """English and Chinese."""
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 from flask_babel import gettext, ngettext
 
+from gtapp import console
+from gtapp.config.options import OPTIONS, SERVICE, USER
+from gtapp.config.values import CREDENTIAL
 from gtapp.console import WEB
+from gtapp.console.discover import WELL_KNOWN
 from gtapp.console.i18n import translations
 
+KEYWORDS = {"_": None, "gettext": None, "lazy_gettext": None, "ngettext": (1, 2)}
+NAMES = {
+    "Node-RED",
+    "ESPHome",
+    "Proxmox VE",
+    "Jellyfin",
+    "Home Assistant",
+    "Syncthing",
+    "Netdata",
+    "Minecraft",
+    "Plex",
+}
 CATALOGS = sorted((WEB / "translations" / "zh").glob("*.po"))
 
 
@@ -93,6 +112,54 @@ def test_catalogs_can_be_used(path: Path):
             assert variables(text) <= variables(ids[-1]), f"{path.name}: {ids[0]}"
             missing = variables(ids[-1]) - variables(text)
             assert not missing, f"{path.name}: {ids[0]} lacks {missing}"
+
+
+# every text
+
+
+def texts_of_kinds() -> Iterator[str]:
+    """What values of options have to be, in words."""
+    tables = (*OPTIONS.values(), SERVICE, USER)
+    kinds = [CREDENTIAL, *(entry.kind for table in tables for entry in table.values())]
+    return (kind.allowed for kind in kinds if not (kind.bounds or kind.choices))
+
+
+def texts_in(directory: Path, suffix: str, how: str) -> Iterator[str]:
+    found = extract_from_dir(directory, [(f"**{suffix}", how)], {}, keywords=KEYWORDS)
+    for _file, _line, message, _comments, _context in found:
+        yield message if isinstance(message, str) else message[0]
+
+
+@pytest.fixture(scope="module")
+def said() -> set[str]:
+    """What pages and answers say."""
+    in_code = texts_in(Path(console.__file__).parent, ".py", "python")
+    in_templates = texts_in(WEB / "templates", ".html", "jinja2")
+    usual = (name for name, _ in WELL_KNOWN.values())
+    return {*in_code, *in_templates, *texts_of_kinds(), *usual} - NAMES
+
+
+@pytest.fixture(scope="module")
+def known() -> list[str]:
+    found = []
+    for path in CATALOGS:
+        with path.open("rb") as file:
+            ids = [message.id for message in read_po(file, locale="zh") if message.id]
+        found += [each if isinstance(each, str) else each[0] for each in ids]
+    return found
+
+
+def test_whatever_is_said_is_said_in_chinese(said, known):
+    assert len(said) > 500, "that many were found"
+    assert sorted(said - set(known)) == []
+
+
+def test_nothing_is_translated_that_nobody_says(said, known):
+    assert sorted(set(known) - said) == []
+
+
+def test_each_text_is_translated_once(known):
+    assert [text for text, times in Counter(known).items() if times > 1] == []
 
 
 def variables(text: str) -> set[str]:
