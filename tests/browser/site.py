@@ -23,6 +23,7 @@ class Site:
         ports = {role: world.port() for role in ("server", "client")}
         self.consoles = {role: f"http://{port}" for role, port in ports.items()}
         self.secret = world.hidden("hush-0123456789abcdef")
+        self.office_secret = world.secret()
         login = {"admin": NAME, "password": world.hidden(PASSWORD)}
         self.server_file = world.write(
             "server.yml",
@@ -30,7 +31,7 @@ class Site:
                 "type": "server",
                 "users": {
                     "home": {"secret": self.secret, "connections": 5},
-                    "office": {"secret": world.secret(), "speed": 1_000_000},
+                    "office": {"secret": self.office_secret, "speed": 1_000_000},
                     "old": {"secret": world.secret(), "disabled": True},
                 },
                 "tcp": [{"range": "40000-40099"}],
