@@ -206,7 +206,9 @@ def _setup_token(path: str | None, environ: Mapping[str, str]) -> int:
         reason = f"several do, say with -c DIR which one:{names}" if waiting else "none of this user does"
         raise GTError(f"which GT waits to be set up: {reason}")
     first = waiting[0].hello["first_run"]
-    print(setup_token.invitation(first["address"], setup_token.renew(Path(first["state"])), first["tls"]))
+    print(
+        setup_token.invitation(first["address"], setup_token.make_token(Path(first["state"])), first["tls"])
+    )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Writing a file so that at every moment it is the old or the new one, whole; used by `store` and `versions`."""
+"""Writing a file so that at every moment it is the old or the new one, whole; used by whoever keeps files."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ def write_new(path: Path, data: bytes, like: os.stat_result | None = None) -> No
     except OSError:
         path.unlink(missing_ok=True)
         raise
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put `data` in the place of what a file says. Raises OSError; then it is as it was."""
+    made = path.with_name(f"{path.name}.new")
+    write_new(made, data)
+    made.replace(path)
 
 
 def sync_directory(path: Path) -> None:

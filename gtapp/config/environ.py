@@ -19,11 +19,6 @@ _DECISIVE = {
 }
 
 
-def sets_options(environ: Mapping[str, str]) -> bool:
-    """Whether any variable sets an option, of whatever role."""
-    return any(environ.get(name) for name in _KNOWN)
-
-
 def sets_work(environ: Mapping[str, str]) -> bool:
     """Whether any variable says what GT is to do; how it logs, or where its console is, does not."""
     return any(environ.get(name) for name in _DECISIVE)

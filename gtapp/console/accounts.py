@@ -14,6 +14,7 @@ from pathlib import Path
 from flask import g, request
 from werkzeug.wrappers import Response
 
+from gtapp.config.durable import write_new
 from gtapp.config.files import state_directory
 from gtapp.config.options import OPTIONS
 from gtapp.config.passwords import hasher
@@ -149,9 +150,7 @@ def _read_or_make(path: Path) -> str:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = path.with_name(f"{path.name}.{os.getpid()}")
-        made.unlink(missing_ok=True)
-        with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(key)
+        write_new(made, key.encode())
         try:
             os.link(made, path)  # whole, and not over one that another console has made meanwhile
         except FileExistsError:

@@ -219,16 +219,6 @@ def holder_of(port: int) -> str:
     return ""
 
 
-def is_this_process(port: int) -> bool:
-    """Whether it is the console itself that listens there."""
-    with contextlib.suppress(psutil.Error, OSError):
-        return any(
-            each.status == psutil.CONN_LISTEN and each.laddr and each.laddr[1] == port
-            for each in psutil.Process().net_connections("tcp")
-        )
-    return False
-
-
 def free_port(candidates: Collection[int], host: str = "") -> int | None:
     """The first that can be listened on; None where none can."""
     return next((port for port in candidates if check_bind(Address(host, port)).ok), None)

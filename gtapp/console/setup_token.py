@@ -13,13 +13,13 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gtapp.config.durable import replace
 from gtapp.console.context import Console
 from gtapp.console.words import _
 from gtapp.errors import GTError
@@ -41,19 +41,13 @@ def make_token(state: Path, clock: Clock = time.time) -> str:
     token = "-".join(letters[at : at + GROUP] for at in range(0, len(letters), GROUP))
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(
-            state / STATE_FILE,
-            json.dumps({"hash": _hash(token), "expires": clock() + LASTS_S, "attempts": 0}),
-        )
-        _write(state / PLAIN_FILE, token + "\n")
+        _keep(state, {"hash": _hash(token), "expires": clock() + LASTS_S, "attempts": 0})
+        replace(state / PLAIN_FILE, f"{token}\n".encode())
     except OSError as error:
         raise GTError(
             f"{state}: the setup token cannot be written there ({error.strerror}): let this user write to it"
         ) from error
     return token
-
-
-renew = make_token  # what `gt.py setup-token` does
 
 
 def current_token(state: Path, clock: Clock = time.time) -> str | None:
@@ -83,7 +77,7 @@ def check(about: Console, token: str, address: str) -> None:
     try:
         if not hmac.compare_digest(_hash(token), known["hash"]):
             known["attempts"] += 1
-            _write(about.state / STATE_FILE, json.dumps(known))
+            _keep(about.state, known)
             log.warning("a wrong setup token from %s, %d of %d", address, known["attempts"], ATTEMPTS)
             raise GTError(
                 _("This is not the token. It is in GT's log, and in the file %(file)s.", file=PLAIN_FILE)
@@ -123,15 +117,9 @@ def _read(state: Path) -> dict[str, Any] | None:
         return None
 
 
-def _write(path: Path, text: str) -> None:
-    """The old file or the new one, whole."""
-    made = path.with_name(f"{path.name}.new")
-    with open(os.open(made, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(made, path)
+def _keep(state: Path, known: dict[str, Any]) -> None:
+    """Raises OSError."""
+    replace(state / STATE_FILE, json.dumps(known).encode())
 
 
 def _hash(token: str) -> str:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from gtapp import __version__
-from gtapp.config.environ import sets_options
+from gtapp.config.environ import sets_work
 from tests.support.http import Response, fetch
 from tests.support.nginx import Nginx
 from tests.support.podman import BUILD_DEADLINE_S, LIMITS, STOP_S, Container, Podman
@@ -394,7 +394,7 @@ def test_compose(start: Containers, world: World) -> None:
         service: dict[str, Any] = compose["services"][name]
         assert set(service) <= HONOURED | IGNORED, name
         variables = service["environment"] | instead
-        assert all(sets_options({key.removesuffix("_FILE"): "x"}) for key in variables), variables
+        assert all(sets_work({key.removesuffix("_FILE"): "x"}) for key in variables), variables
         given = [*options, *(READ_ONLY if service["read_only"] else ())]
         given += [f"--cap-drop={each}" for each in service["cap_drop"]]
         given += [f"--security-opt={each.replace(':true', '')}" for each in service["security_opt"]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gtapp.config.environ import check_names, read_environ, sets_options
+from gtapp.config.environ import check_names, read_environ, sets_work
 from gtapp.config.options import OPTIONS, SERVICE
 from gtapp.config.problems import Problems
 from gtapp.config.values import Address
@@ -28,12 +28,16 @@ def test_commas_separate_the_items_of_a_list():
 
 def test_an_empty_variable_sets_nothing():
     assert values_of({"GT_ADDR": ""}) == {}
-    assert not sets_options({"GT_ADDR": "", "PATH": "/bin", "GT_DEBUG_STATS": "/tmp/stats"})
+    assert not sets_work({"GT_ADDR": "", "PATH": "/bin", "GT_DEBUG_STATS": "/tmp/stats"})
+
+
+def test_how_gt_logs_and_where_its_console_is_gives_it_nothing_to_do():
+    assert not sets_work({"GT_WEB_ADDR": ":8000", "GT_PASSWORD": "x", "GT_LOG_LEVEL": "debug"})
 
 
 def test_a_variable_of_another_role_is_none_of_our_business():
     assert values_of({"GT_REMOTE": "tcp://a", "GT_LOCAL": "nonsense"}) == {}
-    assert sets_options({"GT_REMOTE": "tcp://a"})
+    assert sets_work({"GT_REMOTE": "tcp://a"})
 
 
 def test_one_service_can_be_set():

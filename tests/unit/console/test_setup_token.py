@@ -8,7 +8,7 @@ from flask import request
 from werkzeug.datastructures import ImmutableMultiDict
 
 from gtapp.console.context import EXTENSION
-from gtapp.console.setup_token import ATTEMPTS, LASTS_S, check, current_token, invitation, make_token, renew
+from gtapp.console.setup_token import ATTEMPTS, LASTS_S, check, current_token, invitation, make_token
 from gtapp.errors import GTError
 
 ADDRESS = "192.0.2.1"
@@ -71,7 +71,7 @@ def test_renewed_it_is_another_one(about, token, clock):
     for _ in range(ATTEMPTS):
         with pytest.raises(GTError):
             check(about, "", ADDRESS)
-    new = renew(about.state, clock)
+    new = make_token(about.state, clock)
     assert new != token
     with pytest.raises(GTError, match="This is not the token"):
         check(about, token, ADDRESS)
