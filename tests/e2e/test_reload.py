@@ -302,7 +302,8 @@ def test_status_of_a_client(world: World, nginx: Nginx) -> None:
     client = world.client(server, "id1", secret, local=nginx.url).process
     worker = client.status()[0]
     assert worker["tunnels"][0]["remote"] == server.remote
-    assert worker["services"] == [{"local": nginx.url, "public": ["id1"]}]
+    (service,) = worker["services"]
+    assert (service["local"], service["public"]) == (nginx.url, ["id1"])
     assert secret not in json.dumps(client.ask("status"))
 
 
