@@ -10,7 +10,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import CSRFProtect, generate_csrf
 from markupsafe import Markup
 
-from gtapp.console import accounts, audit, auth, errors, filters, i18n, navigation, security
+from gtapp.console import accounts, audit, auth, errors, filters, i18n, navigation, security, user_ids
 from gtapp.console.context import EXTENSION, Console
 
 __all__ = ["audit", "create_app"]
@@ -41,6 +41,7 @@ def create_app(console: Console) -> Flask:
     )
     i18n.init_app(app, WEB / "translations")
     filters.init(app)
+    user_ids.init(app)
     errors.init_app(app)
     security.init_app(app)
     navigation.init(app)

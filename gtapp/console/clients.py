@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
-from flask.blueprints import BlueprintSetupState
 from werkzeug.wrappers import Response
 
 from gtapp.config.load import ServerConfig
@@ -18,7 +17,6 @@ from gtapp.console.context import console
 from gtapp.console.join import Link, public_links
 from gtapp.console.moment import Moment, Speed
 from gtapp.console.outcomes import tell
-from gtapp.console.users import IdConverter
 from gtapp.console.words import _
 from gtapp.errors import GTError
 
@@ -41,12 +39,6 @@ class Client:
     @property
     def streams(self) -> int:
         return sum(int(each.get("streams", 0)) for each in self.tunnels)
-
-
-@blueprint.record_once
-def _register(state: BlueprintSetupState) -> None:
-    """Rules may say <id:user>."""
-    state.app.url_map.converters["id"] = IdConverter
 
 
 @blueprint.get("")

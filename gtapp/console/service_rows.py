@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from gtapp.config.load import ClientConfig, Service
 from gtapp.config.values import URL, ip_of
 from gtapp.console.context import console
+from gtapp.console.moment import workers_of
 from gtapp.console.words import _
 from gtapp.errors import GTError
 
@@ -67,7 +68,7 @@ class Live:
     @property
     def tunnels_problem(self) -> str:
         """Why there is no tunnel; "" when there is one, or nothing is known."""
-        workers = list(_workers(self.status))
+        workers = workers_of(self.status)
         if not workers or any(each.get("tunnels") for each in workers):
             return ""
         problems = dict.fromkeys(text for each in workers for text in each.get("problems", ()))
@@ -130,7 +131,7 @@ def _published(config: ClientConfig, status: Mapping[str, Any]) -> dict[tuple[st
     order, the prefix or tcp://host:port."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     schemes = {str(each.local): each.local.scheme for each in config.services}
-    for worker in _workers(status):
+    for worker in workers_of(status):
         for each in worker.get("services", ()):
             scheme = "tls" if schemes.get(each["local"]) == "https" else "http"
             for address in each.get("public", ()):
@@ -153,14 +154,11 @@ def _healths(status: Mapping[str, Any]) -> dict[str, Health]:
     """By local URL, of all workers together: the worker that has dialled last knows how it is."""
     found: dict[str, Health] = {}
     seen: set[tuple[int, str]] = set()
-    for number, worker in enumerate(_workers(status)):
+    for number, worker in enumerate(workers_of(status)):
         for each in worker.get("services", ()):
             local = each["local"]
-            if (
-                number,
-                local,
-            ) in seen or "dials" not in each:  # several services can have one URL, and one health
-                continue
+            if (number, local) in seen or "dials" not in each:
+                continue  # several services can have one URL, and one health
             seen.add((number, local))
             before = found.get(local, Health())
             newest = each if each.get("last_dial", 0) >= before.last_dial else None
@@ -180,8 +178,3 @@ def _numbers(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
             found: Mapping[str, Any] = unit["services"]
             return found
     return {}
-
-
-def _workers(status: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    for unit in status.get("units", ()):
-        yield from unit.get("workers", ())

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, abort, flash, make_response, redirect, render_template, request, url_for
-from flask.blueprints import BlueprintSetupState
 from flask_babel import lazy_gettext
-from werkzeug.routing import BaseConverter, ValidationError
 from werkzeug.wrappers import Response
 
 from gtapp.config.load import ServerConfig
@@ -34,8 +29,6 @@ from gtapp.errors import ConfigError
 blueprint = Blueprint("users", __name__, url_prefix="/users")
 
 PER_PAGE = 100
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
-_WORDS_OF_URLS = ("new",)
 
 LIMITS = ("speed", "connections", "tcpRange", "tcpNumber", "hostNumber", "hostRegex", "hostWithID")
 VISITORS = ("allowIPs", "denyIPs")
@@ -66,31 +59,6 @@ HELPS = {
     "denyIPs": lazy_gettext("Networks or addresses, one a line."),
 }
 NO_LIMIT = ("speed", "tcpNumber", "hostNumber")  # when they are 0
-
-
-class IdConverter(BaseConverter):
-    """A user's id in a URL: as it is where that is possible, else "~" and base64. Ids can be any text."""
-
-    regex = "[^/]+"
-
-    def to_python(self, value: str) -> str:
-        if not value.startswith("~"):
-            return value
-        try:
-            return base64.urlsafe_b64decode(value[1:] + "=" * (-len(value[1:]) % 4)).decode()
-        except (binascii.Error, UnicodeError):
-            raise ValidationError from None
-
-    def to_url(self, value: str) -> str:
-        if _PLAIN_ID.fullmatch(value) and value not in _WORDS_OF_URLS:
-            return value
-        return "~" + base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
-
-
-@blueprint.record_once
-def _register(state: BlueprintSetupState) -> None:
-    """Rules may say <id:user>."""
-    state.app.url_map.converters["id"] = IdConverter
 
 
 @blueprint.get("")

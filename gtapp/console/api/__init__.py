@@ -64,7 +64,6 @@ def _register(state: BlueprintSetupState) -> None:
 def init_app(app: Flask) -> Api:
     """Let `app` serve the API, as far as its console's role has it."""
     about: Console = app.extensions[EXTENSION]
-    _register_converter(app)
     api = Api(
         app,
         spec_kwargs={
@@ -114,10 +113,3 @@ def _blueprints(role: str) -> list[Any]:
     from gtapp.console.api import services
 
     return [*common, services.blueprint]
-
-
-def _register_converter(app: Flask) -> None:
-    """Rules may say <id:user>, before the pages have registered it."""
-    from gtapp.console.users import IdConverter
-
-    app.url_map.converters.setdefault("id", IdConverter)
