@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 from flask import Blueprint, current_app, make_response, redirect, render_template, request, url_for
@@ -28,7 +27,7 @@ from gtapp.console.database import StorageError
 from gtapp.console.navigation import COOKIE, COOKIE_S, LANGUAGES
 from gtapp.console.security import is_secure, visitor_address
 from gtapp.console.setup_checks import container
-from gtapp.console.setup_wizard import Form, Refused, Step, Wizard, yaml_text
+from gtapp.console.setup_wizard import Flow, Form, Refused, Step, Wizard, yaml_text
 from gtapp.console.words import _
 from gtapp.errors import GTError
 
@@ -41,7 +40,7 @@ REFUSED = 422
 MAX_TOKEN = 200  # letters of what is typed
 POLL_S = 1  # between two looks whether the new console answers
 _WIZARD = "gt-wizard"
-_FLOWS: Mapping[str, ModuleType] = {"server": setup_server, "client": setup_client}
+_FLOWS: Mapping[str, Flow] = {"server": setup_server, "client": setup_client}
 _TOKEN = lazy_gettext("Token")
 
 
@@ -62,7 +61,7 @@ def is_owner() -> bool:
     return wizard().is_owner(shown, console().clock())
 
 
-def flow() -> ModuleType:
+def flow() -> Flow:
     return _FLOWS[console().role]
 
 

@@ -57,18 +57,16 @@ class Step:
 class Flow(Protocol):
     """The steps of a role, and what comes of them. Both `setup_server` and `setup_client` are one."""
 
-    STEPS: tuple[Step, ...]
+    @property
+    def STEPS(self) -> tuple[Step, ...]: ...
 
-    @staticmethod
-    def document(wizard: Wizard) -> dict[str, Any]:
+    def document(self, wizard: Wizard) -> dict[str, Any]:
         """The configuration, as it stands in YAML."""
 
-    @staticmethod
-    def step_of(problem: str) -> str:
+    def step_of(self, problem: str) -> str:
         """The step whose answer a problem of the start is about; "" when nobody can tell."""
 
-    @staticmethod
-    def overview(wizard: Wizard) -> list[tuple[str, str, str]]:
+    def overview(self, wizard: Wizard) -> list[tuple[str, str, str]]:
         """For the summary: step, what it is, what was chosen."""
 
 
