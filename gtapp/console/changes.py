@@ -22,6 +22,8 @@ from gtapp.config.load import ServerConfig
 from gtapp.config.options import OPTIONS
 from gtapp.config.problems import quoted
 from gtapp.config.store import Document, Saved, Store
+from gtapp.config.values import FILE
+from gtapp.console import passwords
 from gtapp.console.audit import audit
 from gtapp.console.auth import ACCOUNT
 from gtapp.console.context import console
@@ -32,7 +34,12 @@ from gtapp.errors import ConfigError, GTError
 log = logging.getLogger("gt.console")
 
 _EXTENSION = "gt-reloads"
-ACCOUNT_OPTIONS = ("admin", "password", "signingKey")  # who may log in here
+_LOGIN = ("admin", "password", "signingKey")
+# What the administrator alone may change.
+_OWNERS = {
+    role: {key for key, entry in table.items() if key in _LOGIN or entry.kind is FILE}
+    for role, table in OPTIONS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -136,8 +143,7 @@ def save_options(values: Mapping[str, Any], etag: str | None) -> Outcome:
     unknown = values.keys() - OPTIONS[console().role].keys()
     if unknown:
         raise ConfigError(_("There is no option %(name)s here.", name=quoted(min(unknown))))
-    if not values.keys().isdisjoint(ACCOUNT_OPTIONS):
-        _check_owner()
+    check_options(values)
     return _edit(change, etag, f"options: {', '.join(values)}")
 
 
@@ -145,7 +151,7 @@ def save_text(text: str, etag: str | None) -> Outcome:
     """Put `text` in the place of the whole file."""
     store = store_of()
     before = store.read().text
-    _check_account(text)
+    check_text(text)
     after = store.save(text, etag, _who(), "file edited")
     audit("file edited")
     lines, problem = reload()
@@ -155,11 +161,43 @@ def save_text(text: str, etag: str | None) -> Outcome:
 def restore_version(version: str, etag: str | None = None) -> Outcome:
     """Put a version of the history in the place of the file."""
     store = store_of()
-    _check_account(store.version(version))
+    check_text(store.version(version))
     saved = store.restore(version, _who(), etag)
     audit("version restored", version)
     lines, problem = reload()
     return Outcome(saved, lines, problem)
+
+
+def check_options(keys: Collection[str]) -> None:
+    """A token that may change settings must neither become the administrator by that, nor have GT read and write files
+    of this machine for it. Raises Forbidden."""
+    if ACCOUNT not in getattr(current_user, "scopes", ()) and not _OWNERS[console().role].isdisjoint(keys):
+        raise Forbidden(
+            _("A token may not change who can log in, or names of files: do that in the console.")
+        )
+
+
+def check_text(text: str) -> None:
+    """The same for a whole file, before anything that it names is read. Raises Forbidden, and ConfigError where the
+    text can't be read at all."""
+    if ACCOUNT in getattr(current_user, "scopes", ()):
+        return
+    store = store_of()
+    now, then = store.document(store.read().text), store.document(text)
+    check_options([key for key in _OWNERS[store.role] if now.get_option(key) != then.get_option(key)])
+
+
+def check_readable(text: str) -> None:
+    """A file in which the administrator's password stands as it is, or the key of cookies, is not for tokens.
+
+    Raises Forbidden."""
+    if ACCOUNT in getattr(current_user, "scopes", ()):
+        return
+    document = store_of().document(text)
+    password = document.get_option("password")
+    if document.get_option("signingKey") or (password and not passwords.is_hash(str(password))):
+        text = _("The file has the password or signingKey of this console in it: a token may not read that.")
+        raise Forbidden(text)
 
 
 def store_of() -> Store:
@@ -226,20 +264,6 @@ def _edit(
     audit(what, detail)
     lines, problem = reload()
     return Outcome(saved, lines, problem, secret)
-
-
-def _check_account(text: str) -> None:
-    """Raises Forbidden where a text changes who may log in here, for whoever may not decide that."""
-    now, then = console().usable_config().options, store_of().load(text).options
-    names = [OPTIONS[console().role][key].name for key in ACCOUNT_OPTIONS]
-    if any(getattr(now, name) != getattr(then, name) for name in names):
-        _check_owner()
-
-
-def _check_owner() -> None:
-    """The administrator, in a browser. A token that may change settings must not become him by that."""
-    if ACCOUNT not in getattr(current_user, "scopes", ()):
-        raise Forbidden(_("A token may not change who can log in here: do that in the console itself."))
 
 
 def _check_index(document: Document, index: int | None) -> None:

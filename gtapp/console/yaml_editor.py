@@ -15,7 +15,7 @@ from gtapp.config.show import client_yaml, server_yaml
 from gtapp.config.store import Conflict, Problem
 from gtapp.config.values import MIB
 from gtapp.console import changes, conflicts, drafts, review
-from gtapp.console.auth import needs
+from gtapp.console.auth import ACCOUNT, needs
 from gtapp.console.changes import store_of
 from gtapp.console.context import console
 from gtapp.console.drafts import Draft
@@ -28,7 +28,7 @@ blueprint = Blueprint("yaml", __name__, url_prefix="/yaml")
 MAX_EDIT_BYTES = MIB  # more is no file that people edit in a browser; users can have a file of their own
 MAX_LIVE_BYTES = 200_000  # checked while it is typed; checking more would make the typing slow
 PART = "yaml"
-SCOPE = "settings"  # to read, too: the file has secrets
+SCOPE = ACCOUNT  # to read, too: the file has secrets. Programs have the API
 
 
 @blueprint.get("")

@@ -11,7 +11,7 @@ from flask import request
 from marshmallow import fields
 
 from gtapp.config.files import MAX_FILE_BYTES
-from gtapp.config.store import Version
+from gtapp.config.store import Problem, Version
 from gtapp.console import changes
 from gtapp.console.api.operations import Blueprint, Refused
 from gtapp.console.api.schemas import Given, Taken, etag_header, told
@@ -90,6 +90,7 @@ def text() -> Any:
     """The configuration file."""
     _check_store()
     now = store_of().read()
+    changes.check_readable(now.text)
     return {"text": now.text, "etag": now.etag}, {"ETag": f'"{now.etag}"'}
 
 
@@ -99,7 +100,7 @@ def text() -> Any:
 @blueprint.changes(must_match=True)
 def save(values: Mapping[str, str], etag: str | None) -> Outcome:
     """Put a text in the place of the file: checked first, saved whole, taken over at once."""
-    problems = store_of().check(values["text"])
+    problems = _problems(values["text"])
     if problems:
         errors = {"text": [_line(each) for each in problems]}
         raise Refused(422, "the configuration would not be valid: errors says where", errors)
@@ -114,7 +115,7 @@ def save(values: Mapping[str, str], etag: str | None) -> Outcome:
 def check(values: Mapping[str, str]) -> Any:
     """What would be wrong with a text; nothing is saved."""
     _check_store()
-    return {"problems": store_of().check(values["text"])}
+    return {"problems": _problems(values["text"])}
 
 
 @blueprint.get("/history")
@@ -134,7 +135,9 @@ def history() -> Any:
 def one(version: str) -> Any:
     """A version, with its text."""
     found = _version(version)
-    return {**asdict(found), "text": _text(found)}
+    text = _text(found)
+    changes.check_readable(text)
+    return {**asdict(found), "text": text}
 
 
 @blueprint.get("/history/<version>/diff")
@@ -174,6 +177,15 @@ def _text(version: Version) -> str:
         return store_of().version(version.id)
     except ConfigError as error:
         raise Refused(404, str(error)) from None
+
+
+def _problems(text: str) -> list[Problem]:
+    """All that is wrong with a text. Files that it names are read for that: who asks must be allowed to name them."""
+    try:
+        changes.check_text(text)
+    except ConfigError as error:
+        return [Problem(None, None, line) for line in str(error).split("\n")]
+    return store_of().check(text)
 
 
 def _line(problem: Any) -> str:

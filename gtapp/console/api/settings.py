@@ -174,8 +174,9 @@ def _setting(entry: Option, value: Any, said: Any, fixed_by: str) -> dict[str, A
 def _hashed(values: Mapping[str, Any], for_show: bool = False) -> dict[str, Any]:
     """No password stands in the file as it is. What is only to be shown need not take the time of a hash.
 
-    Raises Refused.
+    Raises Refused, and Forbidden for what a token may not change.
     """
+    changes.check_options(values)
     found = dict(values)
     password = found.get("password")
     if password and not passwords.is_hash(password):

@@ -24,26 +24,27 @@ from tests.unit.console.api_relay import answers, told
 from tests.unit.console.conftest import Auth, Relay
 
 MakeApp = Callable[..., Flask]
-SERVER = """\
+HASH = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("correct horse")
+SERVER = f"""\
 # my server
 type: server
 options:
   addr: 127.0.0.1:18080  # visitors
   webAddr: 127.0.0.1:18000
-  password: correct horse
+  password: {HASH}
 users:
   # the first
   alice:
     secret: alices-secret
     speed: 10MiB
 """
-CLIENT = """\
+CLIENT = f"""\
 type: client
 options:
   id: alice
   secret: alices-secret
   remote: tcp://127.0.0.1:18080
-  password: correct horse
+  password: {HASH}
 services:
   - local: http://127.0.0.1:18088  # wiki
   - local: tcp://127.0.0.1:22
@@ -303,18 +304,29 @@ def test_a_whole_file_is_never_saved_blindly(server: API) -> None:
     assert "10MiB" in server.path.read_text()
 
 
-@pytest.mark.parametrize("key", ["admin", "password", "signingKey"])
-def test_a_token_cannot_decide_who_logs_in(server: API, key: str) -> None:
-    """Whoever may change settings would become the administrator by that."""
+@pytest.mark.parametrize("key", ["admin", "password", "signingKey", "users", "logFile", "certFile"])
+def test_a_token_cannot_change_who_logs_in_or_which_files_are_used(server: API, key: str) -> None:
+    """Whoever may change settings would become the administrator by that, and read and write files of the machine."""
     before = server.path.read_text()
     etag = f'"{server.etag}"'
-    assert server("PATCH", "settings", {key: "intruder-1"}, If_Match=etag).status_code == 403
-    text = before.replace("options:", f"options:\n  {key}: intruder-1", 1)
-    if f"\n  {key}: " in before:
-        text = re.sub(rf"\n  {key}: .*", f"\n  {key}: intruder-1", before, count=1)
-    assert text != before
-    assert server("PUT", "config", {"text": text}, If_Match=etag).status_code == 403
+    assert server("PATCH", "settings", {key: "/etc/passwd"}, If_Match=etag).status_code == 403
+    assert server("POST", "settings/preview", {key: "/etc/passwd"}, If_Match=etag).status_code == 403
+    text = re.sub(rf"\n  {key}: .*", "", before).replace("options:", f"options:\n  {key}: /etc/passwd", 1)
+    for method, path in (("PUT", "config"), ("POST", "config/check")):
+        answer = server(method, path, {"text": text}, If_Match=etag)
+        assert answer.status_code == 403
+        assert "root:" not in answer.text
     assert server.path.read_text() == before
+
+
+def test_a_token_does_not_read_the_administrators_password(server: API) -> None:
+    """As a hash it stands in the file, and the file can be read."""
+    assert server("GET", "config").status_code == 200
+    text = server.path.read_text()
+    server.path.write_text(re.sub(r"\n  password: .*", "\n  password: in-the-clear", text))
+    answer = server("GET", "config")
+    assert answer.status_code == 403
+    assert "in-the-clear" not in answer.text
 
 
 # settings
@@ -384,6 +396,10 @@ def test_a_password_is_kept_as_a_hash(server: API) -> None:
         headers = {"X-CSRFToken": auth.csrf()}
         return browser.patch(f"{PREFIX}/settings", json={"password": password}, headers=headers)
 
+    headers = {"X-CSRFToken": auth.csrf()}
+    shown = browser.post(f"{PREFIX}/settings/preview", json={"password": "something else"}, headers=headers)
+    assert shown.status_code == 200
+    assert "something" not in shown.text
     before = server.path.read_text()
     refused = change("$argon2")
     assert refused.status_code == 422, "what only begins like a hash is a password, and a short one"
@@ -393,21 +409,17 @@ def test_a_password_is_kept_as_a_hash(server: API) -> None:
     kept = server.file["options"]["password"]
     assert argon2.PasswordHasher().verify(kept, "battery staple")
     assert "battery" not in server.path.read_text()
-    shown = server("POST", "settings/preview", {"password": "something else"})
-    assert "something" not in shown.text
 
 
 def test_what_a_change_would_do_is_shown_and_not_done(server: API) -> None:
     before = server.path.read_text()
-    answer = server(
-        "POST", "settings/preview", {"addr": ":8080", "timeout": None, "password": "new password"}
-    )
+    answer = server("POST", "settings/preview", {"addr": ":8080", "timeout": None})
     assert answer.status_code == 200
     lines = [(each["kind"], each["text"].strip()) for each in answer.json["lines"]]
     assert ("-", "addr: 127.0.0.1:18080  # visitors") in lines
     assert ("+", "addr: :8080  # visitors") in lines
     assert answer.json["problems"] == []
-    assert "correct horse" not in answer.text
+    assert HASH not in answer.text
     wrong = server("POST", "settings/preview", {"addr": None}).json["problems"]
     assert "nowhere for tunnels" in wrong[0]["message"]
     assert server.path.read_text() == before
