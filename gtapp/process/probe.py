@@ -85,6 +85,7 @@ def run(fd: int) -> NoReturn:
 def _tried(options: Mapping[str, Any]) -> dict[str, Any]:
     from gtapp.client import trial
 
+    logs.hide(str(options.get("secret") or ""))
     try:
         return trial.try_out(options)
     except Exception as error:
