@@ -51,6 +51,12 @@ services:
 """
 
 
+def hashed(text: str) -> str:
+    """A configuration above as it should be, with the hash of the password instead of the password."""
+    quick = argon2.PasswordHasher(time_cost=1, memory_cost=128, parallelism=1)
+    return text.replace(f"password: {PASSWORD}", f"password: {quick.hash(PASSWORD)}")
+
+
 class Clock:
     """Time stands still until a test moves it."""
 

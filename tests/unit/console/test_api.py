@@ -17,7 +17,7 @@ from gtapp.console.auth import ACCOUNT, SCOPES
 from gtapp.console.context import EXTENSION, Console
 from gtapp.errors import GTError
 from tests.unit.console.api_relay import Client, answers
-from tests.unit.console.conftest import Auth, Relay
+from tests.unit.console.conftest import CLIENT, SERVER, Auth, Relay, hashed
 
 MakeApp = Callable[..., Flask]
 IN_PATH = {
@@ -54,7 +54,8 @@ def app(request: pytest.FixtureRequest, make_app: MakeApp, relay: Relay, tmp_pat
     role: str = request.param
     path = tmp_path / f"{role}.yml"
     relay.answers |= answers(role, path)
-    return make_app(role, store=Store(path, role, path.with_suffix(".state")))
+    text = hashed(SERVER if role == "server" else CLIENT)
+    return make_app(role, text, store=Store(path, role, path.with_suffix(".state")))
 
 
 @pytest.fixture
@@ -214,7 +215,8 @@ def test_a_body_that_cannot_be_used(
 
 def test_a_body_beyond_the_limit(client: Client, auth: Auth) -> None:
     headers = auth.token("settings")
-    large = {"text": "#" * (2 << 20)}
+    now = client.get(f"{PREFIX}/config", headers=headers).json["text"]
+    large = {"text": now + "#" * (2 << 20)}
     assert (
         client.post(f"{PREFIX}/config/check", json=large, headers=headers).status_code == 200
     )  # a file may be that large

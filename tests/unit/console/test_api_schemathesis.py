@@ -30,7 +30,7 @@ from gtapp.console.running import Running
 from gtapp.console.sampler import Sampler
 from gtapp.errors import GTError
 from tests.unit.console.api_relay import answers
-from tests.unit.console.conftest import CLIENT, SERVER, Auth, Clock, Relay
+from tests.unit.console.conftest import CLIENT, SERVER, Auth, Clock, Relay, hashed
 
 checks.load_all_checks()
 CHECKS: list[Any] = [
@@ -76,7 +76,7 @@ class API:
 
 
 def console_of(role: str, path: Path, running: Running) -> Console:
-    path.write_text(SERVER if role == "server" else CLIENT)
+    path.write_text(hashed(SERVER if role == "server" else CLIENT))
     state, words = path.with_suffix(".state"), ("-c", str(path))
     db = Database(state / "console.db")
     return Console(
