@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from gtapp.config.config_file import role_of  # noqa: E402
-from gtapp.config.environ import check_names, sets_options, sets_work  # noqa: E402
+from gtapp.config.environ import check_names, is_option, sets_work  # noqa: E402
 from gtapp.config.files import yaml_files  # noqa: E402
 from gtapp.config.load import load_client, load_server  # noqa: E402
 from gtapp.config.problems import Problems  # noqa: E402
@@ -141,9 +141,9 @@ def read_secrets() -> None:
     problems = Problems()
     for variable, path in sorted(os.environ.items()):
         name = variable.removesuffix("_FILE")
-        if not variable.startswith("GT_") or name == variable or sets_options({variable: "x"}) or not path:
+        if not variable.startswith("GT_") or name == variable or is_option(variable) or not path:
             continue
-        if not sets_options({name: "x"}):
+        if not is_option(name):
             check_names({name: ""}, problems)
             continue
         if os.environ.get(name):

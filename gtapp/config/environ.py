@@ -19,6 +19,11 @@ _DECISIVE = {
 }
 
 
+def is_option(name: str) -> bool:
+    """Whether a variable of this name sets an option, of whatever role."""
+    return name in _KNOWN
+
+
 def sets_work(environ: Mapping[str, str]) -> bool:
     """Whether any variable says what GT is to do; how it logs, or where its console is, does not."""
     return any(environ.get(name) for name in _DECISIVE)
