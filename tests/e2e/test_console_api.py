@@ -13,6 +13,7 @@ import jsonschema_rs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gtapp.config.passwords import hash_password
 from tests.e2e.test_console_users import PASSWORD, Browser
 from tests.support.http import fetch
 from tests.support.native import NativeClient
@@ -86,7 +87,8 @@ class Pair:
     def __init__(self, world: World, nginx: Nginx) -> None:
         self.addr = world.port()
         ports = {role: world.port() for role in ("server", "client")}
-        login = {"admin": "root", "password": world.hidden(PASSWORD)}
+        world.hidden(PASSWORD)
+        login = {"admin": "root", "password": hash_password(PASSWORD)}  # else no token may read the file
         secret = world.secret()
         server = {"addr": str(self.addr), "webAddr": str(ports["server"]), "workers": 2, **login}
         path = world.write(
