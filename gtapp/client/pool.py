@@ -94,6 +94,7 @@ class _Member:
             "transport": self.remote.scheme,
             "age_s": round(tunnel.age, 1),
             "rtt_ms": round(tunnel.rtt * 1000, 2),
+            "loss": round(tunnel.loss, 4),
             "streams": len(tunnel.streams),
             "bytes_in": bytes_in,
             "bytes_out": bytes_out,

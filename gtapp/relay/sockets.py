@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -13,6 +14,7 @@ EV_READ, EV_WRITE = 1, 2  # libev's
 JOIN_BYTES = 32 * 1024  # up to here one copy is cheaper than a scatter list
 IOV_MAX = 1024  # Linux's limit for one sendmsg
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
+_TCP_INFO = struct.Struct("=100xI32xI")  # of struct tcp_info, up to the second of the two that we want
 _EPOLL_CTL_DEL = 2
 _epoll_ctl = ctypes.PyDLL(None).epoll_ctl
 
@@ -102,6 +104,18 @@ def reset_on_close(sock: Socket) -> None:
     """Make the coming close() a TCP reset, so that nobody takes an aborted transfer for a complete one."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+
+
+def sent_again(sock: Socket) -> float:
+    """What share of the segments sent on a TCP connection had to be sent again, 0.0 to 1.0: what the way loses, as far
+    as the sender knows (tcpi_total_retrans and tcpi_segs_out of Linux). 0.0 when that can't be asked."""
+    try:
+        with _System(fileno=os.dup(sock.fileno())) as same:
+            info = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        again, segments = _TCP_INFO.unpack(info)
+    except (OSError, struct.error):
+        return 0.0
+    return min(1.0, again / segments) if segments else 0.0
 
 
 def send_some(sock: Socket, chunks: list[bytes | memoryview], total: int) -> int:

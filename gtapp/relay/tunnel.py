@@ -13,6 +13,7 @@ from gtapp.observe import metrics
 from gtapp.observe.logs import Limited
 from gtapp.observe.metrics import counters, stream_seconds, tunnel_rtt
 from gtapp.relay.link import Link
+from gtapp.relay.sockets import sent_again
 from gtapp.relay.stream import Stream
 from gtapp.wire import compat, frames
 
@@ -110,6 +111,11 @@ class Tunnel:
     def over(self) -> bool:
         """Closed, what had arrived before is delivered, and what was to be sent before is out."""
         return self.closed and not self.streams and self.link.closed
+
+    @property
+    def loss(self) -> float:
+        """Share of what was sent to the other end that the network lost, 0.0 to 1.0."""
+        return 0.0 if self.closed else sent_again(self.link.sock)
 
     # opening and ending
 

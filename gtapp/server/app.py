@@ -224,6 +224,7 @@ class ServerApp:
             "transport": "tls" if isinstance(tunnel.link.sock, TLSSocket) else "tcp",
             "age_s": round(tunnel.age, 1),
             "rtt_ms": round(tunnel.rtt * 1000, 1),
+            "loss": round(tunnel.loss, 4),
             "streams": len(tunnel.streams),
             "bytes_in": bytes_in,
             "bytes_out": bytes_out,

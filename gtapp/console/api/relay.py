@@ -44,6 +44,7 @@ class TunnelSchema(Given):
     state = told(fields.String, "How it is.", required=False)
     age_s = told(fields.Float, "Seconds since it came up.", required=False)
     rtt_ms = told(fields.Float, "Its last round trip.", required=False)
+    loss = told(fields.Float, "Share of what it has sent that had to be sent again, 0 to 1.", required=False)
     streams = told(fields.Integer, "Relayed connections in it.", required=False)
     bytes_in = told(fields.Integer, "Bytes from visitors to services.", required=False)
     bytes_out = told(fields.Integer, "Bytes from services to visitors.", required=False)

@@ -661,6 +661,7 @@ def test_status(scene: MakeScene) -> None:
     busy(made)
     (tunnel,) = json.loads(json.dumps(one.pool.status(3)))
     assert tunnel.pop("rtt_ms") >= 0
+    assert tunnel.pop("loss") == 0
     assert tunnel == {
         "id": f"3.{made.tunnel.number}",
         "agent": "",

@@ -27,6 +27,7 @@ TUNNELS = [
         "transport": "tls",
         "age_s": 3700.0,
         "rtt_ms": 12.3,
+        "loss": 0.0312,
         "streams": 2,
         "bytes_in": 2048,
         "bytes_out": 3 << 20,

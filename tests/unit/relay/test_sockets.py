@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +22,7 @@ from gtapp.relay.sockets import (
     plain_socket,
     reset_on_close,
     send_some,
+    sent_again,
     show_address,
     take_over,
 )
@@ -42,6 +46,31 @@ def test_take_over_leaves_nothing_with_gevent() -> None:
     assert taken.gettimeout() == 0
     assert far.fileno() == -1
     taken.close()
+
+
+def received(sock: PlainSocket) -> bytes:
+    with contextlib.suppress(BlockingIOError):
+        return sock.recv(100)
+    return b""
+
+
+def test_what_the_network_loses_is_sent_again() -> None:
+    """A packet filter at the other end drops what comes, as a bad way would."""
+    near, far = tcp_pair()
+    near, far = take_over(near), take_over(far)
+    assert sent_again(near) == 0.0
+    instruction = struct.pack("HBBI", 6, 0, 0, 0)  # BPF_RET | BPF_K: keep 0 bytes
+    program = ctypes.create_string_buffer(instruction)
+    attach, detach = 26, 27  # SO_ATTACH_FILTER and SO_DETACH_FILTER of Linux
+    far.setsockopt(socket.SOL_SOCKET, attach, struct.pack("HL", 1, ctypes.addressof(program)))
+    near.send(b"lost")
+    until(lambda: sent_again(near) > 0.0)
+    far.setsockopt(socket.SOL_SOCKET, detach, 0)
+    assert until(lambda: received(far)) == b"lost"
+    assert 0.0 < sent_again(near) < 1.0
+    for each in (near, far):
+        each.close()
+    assert sent_again(near) == 0.0
 
 
 @pytest.mark.parametrize(
