@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.bench import loads
+from tests.bench.console_cases import dashboards
 from tests.bench.parts import Parts, Route
 from tests.bench.report import Report, Row, Table
 from tests.bench.request_cases import requests
@@ -261,6 +262,6 @@ CASES: dict[str, Callable[[Bench], None]] = {
     each.__name__: each
     for each in (
         page100, small100, page1000, connect100, bulk, https100, handshakes, sni, tcp_bulk, tcp_small, requests,
-        workers, idle, cost, protocols, tunnels, connections, services,
+        workers, dashboards, idle, cost, protocols, tunnels, connections, services,
     )
 }  # fmt: skip
