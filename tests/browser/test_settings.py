@@ -66,22 +66,22 @@ def runs_with_the_file(site: Site) -> bool:
 
 
 def test_a_change_is_reviewed_applied_and_told(site: Site, page: Page) -> None:
-    open_section(page, site, "relaying")
+    open_section(page, site, "tunnels")
     expect(page.locator("[data-changed]")).to_have_text("Nothing changed yet")
-    page.locator("[name=timeout]").fill("2m")
+    page.locator("[name=maxHandShakeOptions]").fill("700")
     expect(page.locator("[data-changed]")).to_have_text("1 change")
     before = site.server_file.read_text()
     assert press(page, "Review changes") == 200
     assert site.server_file.read_text() == before, "saved before anybody has agreed"
     added, removed = page.locator(".diff ins"), page.locator(".diff del")
-    expect(added).to_have_text(re.compile(r"\+ +timeout: 2m"))
+    expect(added).to_have_text(re.compile(r"\+ +maxHandShakeOptions: 700"))
     expect(removed).to_have_count(0)
     expect(page.locator(".takes")).to_contain_text("at once")
-    expect(page.locator(".takes")).to_contain_text("1m30s → 2m")
+    expect(page.locator(".takes")).to_contain_text("600 → 700")
     assert press(page, "Save and apply") == 200
     expect(page.get_by_role("heading", level=1)).to_have_text("Saved and in force")
-    expect(page.locator(".happened")).to_contain_text(f"{site.server_file}: timeout: live")
-    assert options(site)["timeout"] == "2m"
+    expect(page.locator(".happened")).to_contain_text(f"{site.server_file}: maxHandShakeOptions: live")
+    assert options(site)["maxHandShakeOptions"] == 700
     assert runs_with_the_file(site)
 
 
