@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gtapp.relay.link import USER_TIMEOUT_MS
+from gtapp.relay.link import READ_BYTES, USER_TIMEOUT_MS
 from tests.conftest import LONG
 from tests.support.gt1 import ERROR, READY, Frame, OldClient, publish
 from tests.support.http import Ended, Visitor, fetch
@@ -462,7 +462,8 @@ def test_a_speed_is_kept_in_both_directions_and_shared(world: World, nginx: Ngin
 
     assert up == pytest.approx(speed * took, rel=0.05)
     assert sum(each) == pytest.approx(speed * took, rel=0.05)
-    assert max(each) < 1.1 * min(each)
+    # Of protocol 1 up to READ_BYTES are read of the tunnel at once, and they may all be one visitor's.
+    assert max(each) < 1.1 * min(each) + (READ_BYTES if protocol == "1" else 0)
     assert max(meter.longest_gap for meter in downloads) < 1.0
     assert client.process.running
     assert not server.process.find("cuts a stream|is down")

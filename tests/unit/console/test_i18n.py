@@ -162,5 +162,16 @@ def test_each_text_is_translated_once(known):
     assert [text for text, times in Counter(known).items() if times > 1] == []
 
 
+def test_what_comes_from_outside_is_escaped_when_it_is_looked_up() -> None:
+    """Jinja takes what `_` gives for HTML: the text of a template is, a name that somebody chose is not."""
+    calls = re.compile(r"\b_\((?![\"'])[^)]*\)(?! \| forceescape)")
+    found = [
+        f"{path.name}: {call}"
+        for path in (WEB / "templates").rglob("*.html")
+        for call in calls.findall(path.read_text())
+    ]
+    assert found == []
+
+
 def variables(text: str) -> set[str]:
     return set(re.findall(r"%\((\w+)\)", text))
