@@ -16,7 +16,7 @@ from gtapp.config.files import state_directory
 from gtapp.config.load import MAKE_CERTIFICATE
 from gtapp.errors import GTError
 from gtapp.process import spawn
-from gtapp.process.plan import HANG_TICKS
+from gtapp.process.plan import HANG_TICKS, START_TICKS
 from gtapp.process.source import Config, Source
 from gtapp.relay.channel import Channel, Message, close_all, pair
 from gtapp.relay.sockets import PlainSocket
@@ -113,7 +113,8 @@ class ConsoleKeeper:
             each.silent += 1
             if each.left > 0:
                 each.left -= 1
-            if each.left == 0 or each.silent > HANG_TICKS:
+            # One that starts says nothing before it has loaded its code, and a small machine takes its time for that.
+            if each.left == 0 or each.silent > (HANG_TICKS if each.ready else START_TICKS):
                 if each.left < 0:
                     log.error("the console (process %d) has not been heard of: it is killed", each.pid)
                 each.silent = 0
