@@ -16,6 +16,7 @@
   const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
   let next = log.dataset.next;
   let asked = 0; // answers to earlier questions are not shown
+  let stale = false; // what is shown is not what the filter says, until an answer has come
   let failures = 0;
   let typing = 0;
 
@@ -61,16 +62,21 @@
 
   async function ask(anew = false) {
     const mine = ++asked;
+    stale ||= anew;
+    const whole = stale;
     const parameters = query();
     parameters.set("limit", log.dataset.limit);
-    if (!anew) parameters.set("after", next);
+    if (!whole) parameters.set("after", next);
     try {
       const headers = { Accept: "application/json", "X-Background": "true" }; // does not keep an idle session
       const answer = await fetch(`${log.dataset.url}?${parameters}`, { headers });
       if (mine !== asked) return;
       if (answer.status === 401) return location.reload(); // to the login, and back
       if (!answer.ok) throw new Error(answer.statusText);
-      show(await answer.json(), anew);
+      const found = await answer.json();
+      if (mine !== asked) return;
+      show(found, whole);
+      stale = false;
       failures = 0;
       tell(page.paused ? "paused" : "live");
     } catch {
