@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from gtapp.console.database import Database
 from gtapp.console.running import Running
 from gtapp.console.tokens import SCOPES, Tokens
 from gtapp.errors import GTError
+from gtapp.observe import logs
 from gtapp.process import control
 
 NAME, PASSWORD = "admin", "correct horse"
@@ -203,3 +205,16 @@ def client(app: Flask) -> FlaskClient:
 @pytest.fixture
 def auth(app: Flask, client: FlaskClient) -> Auth:
     return Auth(app, client)
+
+
+@pytest.fixture
+def own_log() -> Iterator[logging.Logger]:
+    """The log of this process, kept as `logs.setup` has it kept."""
+    logger = logging.getLogger("gt.console")
+    before = logging.getLogger("gt").level
+    logs.recent.role = "console"
+    logger.addHandler(logs.recent)
+    logging.getLogger("gt").setLevel(logging.INFO)
+    yield logger
+    logger.removeHandler(logs.recent)
+    logging.getLogger("gt").setLevel(before)

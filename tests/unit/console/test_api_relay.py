@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from gtapp.console.api import PREFIX
 from gtapp.console.context import EXTENSION, Console
 from gtapp.console.sampler import Sampler
 from gtapp.errors import GTError
-from gtapp.observe import logs
 from tests.unit.console import api_relay
 from tests.unit.console.api_relay import Client
 from tests.unit.console.conftest import Auth, Relay
@@ -41,19 +40,6 @@ def ask(client: Client, auth: Auth) -> Ask:
         return client.open(f"{PREFIX}/{path}", method=method, headers=headers, **more)
 
     return asked
-
-
-@pytest.fixture
-def own_log() -> Iterator[logging.Logger]:
-    """The log of this process, kept as `logs.setup` has it kept."""
-    logger = logging.getLogger("gt.console")
-    before = logging.getLogger("gt").level
-    logs.recent.role = "console"
-    logger.addHandler(logs.recent)
-    logging.getLogger("gt").setLevel(logging.INFO)
-    yield logger
-    logger.removeHandler(logs.recent)
-    logging.getLogger("gt").setLevel(before)
 
 
 def test_the_status_is_what_the_master_says(ask: Ask, relay: Relay) -> None:

@@ -23,7 +23,6 @@ from gtapp.console.context import Console
 from gtapp.console.log_lines import text_of
 from gtapp.console.processes import Busy
 from gtapp.errors import GTError
-from gtapp.observe import logs
 from tests.unit.console import api_relay
 from tests.unit.console.conftest import CLIENT, SERVER, Auth, Relay
 
@@ -43,19 +42,6 @@ def browser(client: FlaskClient, auth: Auth) -> FlaskClient:
     """Somebody who is logged in."""
     assert auth.login().status_code == 302
     return client
-
-
-@pytest.fixture
-def own_log() -> Iterator[logging.Logger]:
-    """The log of this process, kept as `logs.setup` has it kept."""
-    logger = logging.getLogger("gt.console")
-    before = logging.getLogger("gt").level
-    logs.recent.role = "console"
-    logger.addHandler(logs.recent)
-    logging.getLogger("gt").setLevel(logging.INFO)
-    yield logger
-    logger.removeHandler(logs.recent)
-    logging.getLogger("gt").setLevel(before)
 
 
 def words(page: str) -> str:
